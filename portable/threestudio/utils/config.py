@@ -1,0 +1,161 @@
+"""Configuration: YAML files and ``key=value`` overrides -> one checked, resolved :class:`ExperimentConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from threestudio.utils.errors import SpecificationError, UnknownKeyError, UserError
+from threestudio.utils.files import atomic_path, safe_name
+from threestudio.utils.logging import warn
+
+
+def C_max(value: Any) -> float:
+    """Largest value that a scalar or a schedule ever takes (see :func:`threestudio.utils.misc.C`)."""
+    if isinstance(value, (int, float)):
+        return value
+    points = schedule_points(value)
+    return max(points[1], *points[2::2])
+
+
+def schedule_points(value: Any) -> list:
+    """Plain list of a schedule, always with its start step: ``[start_step, start, end, end_step, ...]``.
+
+    Raises:
+        ValueError: not an OmegaConf container (so that a schedule always comes from a configuration).
+        TypeError: a mapping.
+        AssertionError: neither 3 nor an even number >= 4 of entries.
+    """
+    points = config_to_primitive(value)
+    if not isinstance(points, list):
+        raise TypeError(f"a schedule is a number or a list, got {type(points).__name__}: {points}")
+    if len(points) == 3:
+        points = [0, *points]
+    if len(points) < 4 or len(points) % 2:
+        raise SpecificationError(
+            "a schedule is [start, end, end_step] or [start_step, start, end, end_step, value, step, ...], "
+            f"got {config_to_primitive(value)}"
+        )
+    return points
+
+
+#: Resolvers that YAML files use as ``${name:argument,...}``.
+RESOLVERS = {
+    "calc_exp_lr_decay_rate": lambda factor, n: factor ** (1.0 / n),
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "idiv": lambda a, b: a // b,
+    "basename": lambda path: os.path.basename(path),
+    "rmspace": lambda text, sub: str(text).replace(" ", sub),
+    "tuple2": lambda value: [float(value), float(value)],
+    "gt0": lambda value: value > 0,
+    "not": lambda value: not value,
+    "cmaxgt0": lambda value: C_max(value) > 0,
+    "cmaxgt0orcmaxgt0": lambda a, b: C_max(a) > 0 or C_max(b) > 0,
+}
+with warnings.catch_warnings():
+    # omegaconf 2.4 renames the function to register_resolver, which in 2.3 is still the legacy one
+    warnings.simplefilter("ignore")
+    for _name, _function in RESOLVERS.items():
+        OmegaConf.register_new_resolver(_name, _function, replace=True)
+
+
+@dataclass
+class ExperimentConfig:
+    """Top level of every YAML file. The output paths at the end of the first block are derived, never given."""
+
+    name: str = "default"
+    description: str = ""
+    tag: str = ""
+    seed: int = 0
+    use_timestamp: bool = True
+    timestamp: str = ""
+    exp_root_dir: str = "outputs"
+
+    exp_dir: str = "outputs/default"
+    trial_name: str = "exp"
+    trial_dir: str = "outputs/default/exp"
+    n_gpus: int = 1
+
+    resume: str | None = None
+
+    data_type: str = ""
+    data: dict = field(default_factory=dict)
+
+    system_type: str = ""
+    system: dict = field(default_factory=dict)
+
+    # arguments of pytorch_lightning.Trainer
+    trainer: dict = field(default_factory=dict)
+    # arguments of the checkpoint callback
+    checkpoint: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tag and not self.use_timestamp:
+            raise UserError("tag is empty and use_timestamp is false: give one of them, the trial folder needs a name")
+        if not self.timestamp:
+            if self.use_timestamp and self.n_gpus > 1:
+                warn("no timestamp in the trial folder: the processes of several GPUs would each make their own")
+            elif self.use_timestamp:
+                self.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S")
+        self.trial_name = safe_name(self.tag) + self.timestamp
+        self.exp_dir = os.path.join(self.exp_root_dir, self.name)
+        self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
+        try:
+            os.makedirs(self.trial_dir, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the output folder exp_root_dir={self.trial_dir}: {error.strerror}") from error
+
+
+def load_config(*yamls: str, cli_args: list[str] | None = None, from_string: bool = False, **kwargs: Any) -> DictConfig:
+    """Merge YAML files (later ones win; lists are replaced whole), then ``key=value`` strings, then ``kwargs``.
+
+    References are resolved after all merging. With ``from_string`` the arguments are YAML texts instead of paths.
+    """
+    parts = []
+    for yaml in yamls:
+        if not from_string and not os.path.isfile(yaml):
+            raise UserError(f"no such configuration file: {yaml}")
+        parts.append(OmegaConf.create(yaml) if from_string else OmegaConf.load(yaml))
+    merged = OmegaConf.merge(*parts, OmegaConf.from_cli(cli_args or []), kwargs)
+    OmegaConf.resolve(merged)
+    return parse_structured(ExperimentConfig, merged)
+
+
+def config_to_primitive(config: Any, resolve: bool = True) -> Any:
+    """OmegaConf container -> plain dicts and lists."""
+    return OmegaConf.to_container(config, resolve=resolve)
+
+
+def dump_config(path: str, config: Any) -> None:
+    """Write the resolved configuration as YAML."""
+    with atomic_path(path) as temporary:
+        OmegaConf.save(config=config, f=temporary, resolve=True)
+
+
+def parse_structured(fields: type, cfg: dict | DictConfig | None = None) -> DictConfig:
+    """Check ``cfg`` against the dataclass ``fields`` and fill in its defaults.
+
+    Raises:
+        TypeError: ``cfg`` is None or not a mapping, or has keys that the dataclass lacks.
+        omegaconf.errors.ValidationError: a value that does not fit the field's type.
+    """
+    choices = [f.name for f in dataclasses.fields(fields)]
+    owner = fields.__qualname__.removesuffix(".Config")
+    if not isinstance(cfg, (dict, DictConfig)):
+        raise UnknownKeyError(f"the configuration of {owner} must be a mapping of {', '.join(choices)}; got {cfg!r}")
+    unknown = [str(key) for key in cfg if key not in choices]
+    if unknown:
+        near = [match for key in unknown for match in get_close_matches(key, choices, n=1)]
+        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        raise UnknownKeyError(f"{owner} has no key {', '.join(unknown)}{hint}; its keys: {', '.join(choices)}")
+    return OmegaConf.structured(fields(**cfg))
