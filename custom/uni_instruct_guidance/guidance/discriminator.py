@@ -1,0 +1,58 @@
+"""The discriminator: a small head on U-Net features, whose logit is log r = log q_t / p_t (Theorem A.1)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class DiscriminatorHead(nn.Module):
+    """One small convolutional branch per feature map; the logits of the branches add up.
+
+    The features already know the noise level and the text, so the head needs neither. The last layer starts at
+    zero: log r = 0, r = 1 until something has been learned.
+
+    Args:
+        channels: feature name -> channels, e.g. {"mid": 1280}.
+        width: channels inside a branch.
+    """
+
+    def __init__(self, channels: dict[str, int], width: int = 64) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict({name.replace(".", "_"): _branch(c, width) for name, c in channels.items()})
+
+    def forward(self, features: dict[str, Float[Tensor, "B C h w"]]) -> Float[Tensor, "B"]:
+        """Logit of "this noisy latent comes from the teacher", unclamped."""
+        logits = [self.branches[name.replace(".", "_")](feature.float()) for name, feature in features.items()]
+        return torch.stack(logits).sum(0).squeeze(-1)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Normalise each pixel over its channels.
+
+    Norms that reach over the picture (group or instance norm) followed by mean pooling would erase the very
+    statistic that tells real from fake: the mean of a feature over the picture.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _branch(channels: int, width: int) -> nn.Sequential:
+    last = nn.Linear(width, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        ChannelNorm(channels),
+        nn.Conv2d(channels, width, 1),
+        nn.SiLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        last,
+    )

@@ -1,0 +1,141 @@
+"""The fake score: the student's own denoiser, as LoRA on the teacher's U-Net or as a full copy of it."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .camera import CAMERA_ENCODINGS, CameraEmbedding
+from .teacher import Teacher, unshared_skeleton, use_plain_attention
+from .unet_features import captured_features, run_encoder
+
+# Groups of layers LoRA can be put on -> name endings in diffusers' U-Nets.
+LORA_TARGETS = {
+    "attention": ["to_q", "to_k", "to_v", "to_out.0"],
+    "feedforward": ["ff.net.0.proj", "ff.net.2"],
+    "conv": ["conv1", "conv2", "conv_shortcut", "conv_in"],
+    "time": ["time_emb_proj", "linear_1", "linear_2"],
+}
+
+
+@dataclass
+class FakeScoreConfig:
+    """How the student's score is learned.
+
+    rank, alpha: LoRA rank and scale numerator (scale = alpha / rank).
+    targets: groups of layers, see LORA_TARGETS.
+    camera_condition: none | extrinsics (c2w) | mvp | spherical; added to the time embedding, starts at zero.
+    view_dependent_prompt: train and ask it with the view's prompt (true) or the plain prompt (upstream VSD: false).
+    updates_per_step: denoising updates per step of the 3D model.
+    guidance_scale: classifier-free guidance of the fake score when it answers (1: none, as in the paper).
+    cfg_train: guidance scale of the fake score inside its own training loss (long-short guidance; 1: none).
+    batch: noise levels drawn per rendered latent in one update.
+    """
+
+    rank: int = 4
+    alpha: float = 4.0
+    targets: list[str] = field(default_factory=lambda: ["attention"])
+    camera_condition: str = "extrinsics"
+    view_dependent_prompt: bool = True
+    updates_per_step: int = 1
+    guidance_scale: float = 1.0
+    cfg_train: float = 1.0
+    batch: int = 1
+
+
+class FakeScore(nn.Module):
+    """Learned denoiser of the renderings with a state_dict that holds only what is learned.
+
+    Args:
+        teacher: gives the U-Net to start from and the x0 contract.
+        kind: "lora" or "full".
+        cfg: see FakeScoreConfig.
+    """
+
+    def __init__(self, teacher: Teacher, kind: str, cfg: FakeScoreConfig) -> None:
+        super().__init__()
+        if kind not in BUILDERS:
+            raise ValueError(f"fake score kind {kind!r}; choices: {list(BUILDERS)}")
+        if cfg.camera_condition not in CAMERA_ENCODINGS:
+            raise ValueError(f"fake_score.camera_condition {cfg.camera_condition!r}; choices: {list(CAMERA_ENCODINGS)}")
+        self.teacher, self.cfg = teacher, cfg
+        unet, self.learned = BUILDERS[kind](teacher, cfg)
+        self._unet = [unet]  # in a list: hidden from nn.Module, so shared frozen weights stay out of state_dict
+        if cfg.camera_condition != "none":
+            width = unet.time_embedding.linear_2.out_features
+            self.camera = CameraEmbedding(CAMERA_ENCODINGS[cfg.camera_condition], width).to(teacher.device)
+            unet.class_embedding = self.camera
+        else:
+            self.camera = None
+
+    @property
+    def unet(self) -> nn.Module:
+        return self._unet[0]
+
+    def _call(self, run, x_t, t, text, camera):
+        """Run under autocast where the weights are half: learned weights stay in float32."""
+        half = self.teacher.dtype != torch.float32
+        context = torch.autocast(x_t.device.type, dtype=self.teacher.dtype) if half else nullcontext()
+        labels = None
+        if self.camera is not None:
+            if camera is None:
+                raise ValueError(f"fake_score.camera_condition {self.cfg.camera_condition!r} needs cameras, got none")
+            labels = camera
+        with context:
+            return run(
+                x_t.to(self.teacher.dtype), t, encoder_hidden_states=text.to(self.teacher.dtype), class_labels=labels
+            )
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "B C h w"],
+        t: Int[Tensor, "B"],
+        text: Float[Tensor, "B L D"],
+        camera: Float[Tensor, "B K"] | None = None,
+        features: list[str] = (),
+    ) -> tuple[Float[Tensor, "B C h w"], dict[str, Tensor]]:
+        """x0 in float32 and the named encoder features, from one pass."""
+        with captured_features(self.unet, list(features)) as captured:
+            output = self._call(self.unet, x_t, t, text, camera).sample.float()
+        return self.teacher.to_x0(output, x_t, t), dict(captured)
+
+    def encode(self, x_t, t, text, camera=None, features: list[str] = ("mid",)) -> dict[str, Tensor]:
+        """Encoder features alone (no decoder)."""
+        return self._call(lambda *a, **k: run_encoder(self.unet, list(features), *a, **k), x_t, t, text, camera)
+
+
+def _build_lora(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.Module]:
+    """LoRA layers on a second skeleton over the teacher's weights: nothing to switch off, no extra memory."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    unknown = sorted(set(cfg.targets) - set(LORA_TARGETS))
+    if unknown or not cfg.targets:
+        raise ValueError(f"fake_score.targets {list(cfg.targets)}; choices: {list(LORA_TARGETS)}")
+    if cfg.rank < 1:
+        raise ValueError(f"fake_score.rank {cfg.rank}; must be at least 1")
+    unet = unshared_skeleton(teacher.unet)
+    endings = [ending for group in cfg.targets for ending in LORA_TARGETS[group]]
+    unet = inject_adapter_in_model(LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=endings), unet)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    # Parameter names may not contain dots in a ParameterDict.
+    learned = {name.replace(".", "/"): p for name, p in unet.named_parameters() if p.requires_grad}
+    return unet, nn.ParameterDict(learned)
+
+
+def _build_full(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.Module]:
+    """A trainable float32 copy of the whole U-Net."""
+    unet = copy.deepcopy(teacher.unet).float().requires_grad_(True)
+    if teacher.device.type == "cpu":
+        use_plain_attention(unet)
+    return unet, unet
+
+
+BUILDERS = {"lora": _build_lora, "full": _build_full}
