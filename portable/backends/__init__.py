@@ -1,0 +1,1 @@
+"""Pure-torch twins of CUDA-only building blocks. Nothing here knows of threestudio."""
