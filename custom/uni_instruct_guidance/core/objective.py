@@ -1,0 +1,310 @@
+"""The one objective: any f-divergence, exact or as printed, and every method of the family.
+
+Theorem 3.1: D_f(q_0‖p_θ) = ∫ ½g²(t) E_{p_t}[ h(r) ‖Δ‖² ] dt with Δ = s_p − s_q and r = q_t/p_t. Its gradient,
+networks frozen and the derivative taken through x_t(θ) only (SG = stop-gradient, d(y) = ‖y‖² by default):
+
+    ∂θ E[ SG(h − r h') d(Δ) ]                                             path
+    − ∂θ E[ SG(h) d'(Δ)ᵀ(s_p − s_c) ]                                     Grad(SIM)
+    + ∂θ E[ SG( C2 d(Δ) Δ + r h' (d'(Δ)ᵀ(s_p − s_c)) Δ )ᵀ x_t ]           Grad(DI): cubic + cross
+
+Everything is computed on x̂0: with δ = x̂0_p − x̂0_q and ρ = x̂0_p − x_0 we have Δ = αδ/σ² and s_p − s_c = αρ/σ², so
+
+    L = ½w [ κ SG(h − r h') d(δ) − λ_SIM SG(h) d'(δ)ᵀρ + λ_DI SG( SNR (C2 d(δ) + r h' d'(δ)ᵀρ) δ )ᵀ x_0 ]
+        + w λ_DI SG( c δ )ᵀ x_0                                           direct: DI, DMD, SDS, VSD, f-distill
+
+with w from `weighting.py`. No α in a denominator, and nothing is differentiated through the density ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .divergences import Divergence, get_divergence
+from .errors import choose, require_shape
+from .process import per_sample
+from .weighting import WEIGHTINGS, WeightingInputs
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What multiplies each term, [B] each; None leaves the term out."""
+
+    path: Tensor | None = None
+    sim: Tensor | None = None
+    cubic: Tensor | None = None
+    cross: Tensor | None = None
+    direct: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class GradientForm:
+    """One way to write the gradient.
+
+    Attributes:
+        coefficients: (divergence, log_r [B], table5_c1) ↦ Coefficients.
+        uses_ratio: whether r enters for a divergence whose h is not constant.
+        uses_jacobian: whether the networks' own derivatives can enter.
+    """
+
+    coefficients: Callable[[Divergence, Tensor, bool], Coefficients]
+    uses_ratio: bool = True
+    uses_jacobian: bool = True
+
+
+def _exact(divergence: Divergence, log_r: Tensor, table5_c1: bool) -> Coefficients:
+    h, rh_prime = divergence.h(log_r), divergence.rh_prime(log_r)
+    return Coefficients(path=h - rh_prime, sim=h, cubic=divergence.c2(log_r), cross=rh_prime)
+
+
+def _paper(divergence: Divergence, log_r: Tensor, table5_c1: bool) -> Coefficients:
+    """Eq. 3.5-3.6: C1 Δᵀ(s_p − s_c), where d'(Δ) = 2Δ carries the 2, and C2‖Δ‖²Δᵀx_t."""
+    h, rh_prime = divergence.h(log_r), divergence.rh_prime(log_r)
+    c1 = divergence.c1(log_r, table5=table5_c1)
+    return Coefficients(path=h - rh_prime, sim=-c1 / 2, cubic=divergence.c2(log_r))
+
+
+GRADIENTS: dict[str, GradientForm] = {
+    "exact": GradientForm(_exact),
+    "paper": GradientForm(_paper),
+    "di": GradientForm(
+        lambda divergence, log_r, _: Coefficients(direct=torch.ones_like(log_r)), uses_ratio=False, uses_jacobian=False
+    ),
+    "di_weighted": GradientForm(
+        lambda divergence, log_r, _: Coefficients(direct=divergence.h(log_r)), uses_jacobian=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """d(δ) [B] and d'(δ) [B, ...] of the score gap, with scale c."""
+
+    value: Callable[[Tensor, float], Tensor]
+    slope: Callable[[Tensor, float], Tensor]
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Σ over everything but the batch."""
+    return x.flatten(1).sum(1)
+
+
+def _huber_radius(gap: Tensor, c: float) -> Tensor:
+    # c grows with √D so that it means the same per element at every resolution.
+    return torch.sqrt(_sum(gap * gap) + c * c * gap[0].numel())
+
+
+DISTANCES: dict[str, Distance] = {
+    "l2": Distance(lambda gap, c: _sum(gap * gap), lambda gap, c: 2 * gap),
+    "pseudo_huber": Distance(
+        lambda gap, c: _huber_radius(gap, c) - c * gap[0].numel() ** 0.5,
+        lambda gap, c: gap / per_sample(_huber_radius(gap, c), gap),
+    ),
+}
+
+JACOBIANS = ("none", "full")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Which estimator.
+
+    Args:
+        divergence: name, `Divergence` or convex callable f(r).
+        gradient: `exact`, `paper` (Eq. 3.5-3.6), `di` (unit weight) or `di_weighted` (h(r), f-distill).
+        kappa: weight of the path term; 1 exact, 0 SIM, 2(1 − α) for SiD's α. `exact` is the gradient only at 1.
+        jacobian: `full` differentiates teacher and fake score in x_t; `none` freezes them, another, cheaper method.
+        weighting: row of `WEIGHTINGS`.
+        distance, huber_c: d(·); `pseudo_huber` is √(‖δ‖² + c²D) − c√D on the x̂0 gap of D elements.
+        lambda_sim, lambda_di: factors of Grad(SIM) and of everything that is DI.
+        table5_c1: take C1 from the paper's Table 5 where it differs from Eq. 3.4 (`paper` only).
+        log_r_clamp: |log r| is cut here; None leaves it.
+        batch_normalise: divide the r-dependent weights by the batch mean of h(r).
+    """
+
+    divergence: str | Divergence | Callable = "rkl"
+    gradient: str = "paper"
+    kappa: float = 0.0
+    jacobian: str = "full"
+    weighting: str = "uniform"
+    distance: str = "l2"
+    huber_c: float = 0.00054
+    lambda_sim: float = 1.0
+    lambda_di: float = 1.0
+    table5_c1: bool = False
+    log_r_clamp: float | None = 10.0
+    batch_normalise: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "divergence", get_divergence(self.divergence))
+        choose("gradient", self.gradient, GRADIENTS)
+        choose("jacobian", self.jacobian, dict.fromkeys(JACOBIANS))
+        choose("weighting", self.weighting, WEIGHTINGS)
+        choose("distance", self.distance, DISTANCES)
+        if self.log_r_clamp is not None and not self.log_r_clamp > 0:
+            raise ValueError(f"log_r_clamp={self.log_r_clamp!r} must be above 0, or None for no clamp")
+        if self.distance != "l2" and not self.huber_c > 0:
+            raise ValueError(f"huber_c={self.huber_c!r} must be above 0")
+
+    @property
+    def needs_ratio(self) -> bool:
+        """Whether the estimator reads log r."""
+        return GRADIENTS[self.gradient].uses_ratio and not self.divergence.constant_h
+
+    @property
+    def needs_jacobian(self) -> bool:
+        """Whether teacher and fake score must be evaluated with autograd."""
+        return GRADIENTS[self.gradient].uses_jacobian and self.jacobian == "full"
+
+    def replace(self, **overrides) -> ObjectiveConfig:
+        """A copy with fields changed."""
+        return dataclasses.replace(self, **overrides)
+
+
+@dataclass
+class ObjectiveOutput:
+    """What the objective returns, unreduced.
+
+    Attributes:
+        loss: [B] surrogate; its gradient in x_0 (and through the networks if jacobian is full) is the estimator.
+            Its value means nothing: read `value`.
+        value: [B] detached ½w h(r) ‖δ‖²; with weighting `theory` it averages to D_f over the visited noise levels.
+        terms: name ↦ [B] surrogate of each term present; they sum to `loss`.
+        diagnostics: name ↦ scalar tensors to log (no synchronisation forced): quantiles of log r, share clipped,
+            rejected samples, `norm/<term>` = mean norm of what the term sends into x_0 or the score gap.
+        valid: [B] bool; False where an input was not finite. Such samples have zero loss and zero gradient.
+    """
+
+    loss: Tensor
+    value: Tensor
+    terms: dict[str, Tensor]
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    valid: Tensor | None = None
+
+
+def objective(
+    config: ObjectiveConfig,
+    *,
+    x0: Tensor,
+    x0_teacher: Tensor,
+    x0_fake: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    log_r: Tensor | None = None,
+    log_snr_density: Tensor | None = None,
+) -> ObjectiveOutput:
+    """Surrogate losses of one batch; sum or average `loss` and call backward.
+
+    Args:
+        config: the estimator.
+        x0: [B, ...] clean sample, differentiable in θ; both networks saw x_t = α x0 + σ ε.
+        x0_teacher: [B, ...] x̂0_q, guidance already composed. With jacobian `full` it must carry the graph from x_t.
+        x0_fake: [B, ...] x̂0_p; for the conditional score (SDS) pass x0.detach().
+        alpha, sigma: [B].
+        log_r: [B] log q_t/p_t at x_t; None if the divergence needs none (rkl) or during warm-up (r ≡ 1).
+        log_snr_density: [B] from `TimeSample`, needed by weighting `theory`.
+    Raises:
+        ValueError: wrong shapes, or jacobian `full` with a detached network output.
+    """
+    _check_inputs(config, x0, x0_teacher, x0_fake, alpha, sigma, log_r, log_snr_density)
+    form, distance, divergence = GRADIENTS[config.gradient], DISTANCES[config.distance], config.divergence
+    if not config.needs_jacobian:
+        x0_teacher, x0_fake = x0_teacher.detach(), x0_fake.detach()
+    log_r = torch.zeros_like(alpha) if log_r is None else log_r.detach()
+
+    # Low-precision networks are welcome; the estimator itself runs in float32 or better.
+    precision = torch.promote_types(x0.dtype, torch.float32)
+    density = torch.ones_like(alpha) if log_snr_density is None else log_snr_density
+    tensors = [x.to(precision) for x in (x0, x0_teacher, x0_fake, alpha, sigma, log_r, density)]
+    valid = torch.stack([torch.isfinite(x.detach()).reshape(len(x), -1).all(1) for x in tensors]).all(0)
+    x0_masked, x0_teacher, x0_fake, alpha, sigma, raw_log_r, density = (
+        torch.where(per_sample(valid, x), x, torch.ones_like(x)) for x in tensors
+    )
+    if x0.requires_grad:
+        # A network fed with a bad sample may still answer NaN · 0 on the way back: cut it at x0.
+        x0.register_hook(lambda grad: torch.where(per_sample(valid, grad), grad, torch.zeros_like(grad)))
+    clamp = config.log_r_clamp
+    log_r = raw_log_r if clamp is None else raw_log_r.clamp(-clamp, clamp)
+
+    with torch.no_grad():
+        density = None if log_snr_density is None else density
+        inputs = WeightingInputs(alpha, sigma, x0_masked, x0_teacher, density)
+        weight = WEIGHTINGS[config.weighting](inputs) * valid
+        h = divergence.h(log_r)
+        coefficients = form.coefficients(divergence, log_r, config.table5_c1)
+        count = valid.sum().clamp_min(1)
+        scale = weight
+        if config.batch_normalise and form.uses_ratio:
+            scale = weight / ((h * valid).sum() / count).clamp_min(torch.finfo(precision).tiny)
+
+    gap, residual = x0_fake - x0_teacher, x0_fake - x0_masked
+    terms = _terms(config, distance, coefficients, gap, residual, x0_masked, scale, inputs.snr)
+    loss = torch.stack([surrogate for surrogate, _ in terms.values()]).sum(0)
+    with torch.no_grad():
+        value = 0.5 * weight * h * _sum(gap.detach().square())
+        diagnostics = _diagnostics(raw_log_r, clamp, valid, count)
+        diagnostics |= {f"norm/{name}": (norm * valid).sum() / count for name, (_, norm) in terms.items()}
+    return ObjectiveOutput(loss, value, {name: surrogate for name, (surrogate, _) in terms.items()}, diagnostics, valid)
+
+
+def _terms(config, distance, coefficients, gap, residual, x0, scale, snr) -> dict[str, tuple[Tensor, Tensor]]:
+    """name ↦ (surrogate [B], norm [B] of its cotangent on the score gap or on x_0)."""
+    terms = {}
+    gap_sg = gap.detach()
+    gap_norm = _sum(gap_sg.square()).sqrt()
+    pull = None  # SG(δ)ᵀ x_0, shared by every DI term
+    if coefficients.direct is not None or config.lambda_di:
+        pull = _sum(gap_sg * x0)
+    if coefficients.direct is not None:
+        factor = config.lambda_di * scale * coefficients.direct
+        return {"di": (factor * pull, factor.abs() * gap_norm)}
+
+    slope = distance.slope(gap, config.huber_c)
+    along = _sum(slope * residual)
+    slope_norm = _sum(slope.detach().square()).sqrt()
+    if config.kappa and coefficients.path is not None:
+        factor = 0.5 * config.kappa * scale * coefficients.path
+        terms["path"] = (factor * distance.value(gap, config.huber_c), factor.abs() * slope_norm)
+    if config.lambda_sim:
+        factor = 0.5 * config.lambda_sim * scale * coefficients.sim
+        terms["sim"] = (-factor * along, factor.abs() * slope_norm)
+    if config.lambda_di and coefficients.cubic is not None:
+        value = distance.value(gap_sg, config.huber_c)
+        factor = 0.5 * config.lambda_di * scale * snr * coefficients.cubic * value
+        terms["di_cubic"] = (factor * pull, factor.abs() * gap_norm)
+    if config.lambda_di and coefficients.cross is not None:
+        factor = 0.5 * config.lambda_di * scale * snr * coefficients.cross * along.detach()
+        terms["di_cross"] = (factor * pull, factor.abs() * gap_norm)
+    if not terms:
+        raise ValueError("nothing to optimise: kappa, lambda_sim and lambda_di are all 0")
+    return terms
+
+
+def _diagnostics(log_r: Tensor, clamp: float | None, valid: Tensor, count: Tensor) -> dict[str, Tensor]:
+    # Rejected samples count as log r = 0 in the quantiles; `rejected` says how many there were.
+    levels = log_r.new_tensor([0.05, 0.5, 0.95])
+    low, middle, high = torch.quantile(log_r.float() * valid, levels.float())
+    outside = torch.zeros_like(log_r) if clamp is None else (log_r.abs() > clamp) * valid
+    return {"log_r/q05": low, "log_r/q50": middle, "log_r/q95": high, "log_r/clipped": outside.sum() / count,
+            "rejected": (~valid).sum()}  # fmt: skip
+
+
+def _check_inputs(config, x0, x0_teacher, x0_fake, alpha, sigma, log_r, log_snr_density) -> None:
+    if not isinstance(x0, Tensor) or x0.ndim < 2:
+        raise ValueError(f"x0 must be a tensor [B, ...], got {list(x0.shape) if isinstance(x0, Tensor) else x0!r}")
+    for argument, tensor in (("x0_teacher", x0_teacher), ("x0_fake", x0_fake)):
+        require_shape(argument, tensor, x0.shape)
+    for argument, tensor in (("alpha", alpha), ("sigma", sigma)):
+        require_shape(argument, tensor, x0.shape[:1])
+    for argument, tensor in (("log_r", log_r), ("log_snr_density", log_snr_density)):
+        if tensor is not None:
+            require_shape(argument, tensor, x0.shape[:1])
+    if config.needs_jacobian and x0.requires_grad and torch.is_grad_enabled():
+        for argument, tensor in (("x0_teacher", x0_teacher), ("x0_fake", x0_fake)):
+            if not tensor.requires_grad:
+                raise ValueError(f"jacobian='full' differentiates the networks, but {argument} carries no gradient: "
+                                 "evaluate it with autograd from x_t, or choose jacobian='none'")  # fmt: skip
