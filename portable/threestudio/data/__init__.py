@@ -1,1 +1,5 @@
-"""Data modules."""
+"""Data modules. Importing the package registers them."""
+
+from . import uncond
+
+__all__ = ["uncond"]
