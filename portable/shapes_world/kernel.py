@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numba import njit
 
+compiled = njit(cache=True, fastmath=True, error_model="numpy")
+
 # Columns of a part; CENTRE, FRAME (rows are the part's axes in the world), SIZE, ALBEDO and SECOND span several.
 KIND, OP, SMOOTH, BOUND, CENTRE, FRAME, SIZE, ALBEDO, SECOND, PATTERN, PERIOD, STRIPE, WRAP = (
     0, 1, 2, 3, 4, 7, 16, 20, 23, 26, 27, 28, 29,
@@ -23,13 +25,13 @@ STRIPE_RINGS, STRIPE_X, STRIPE_Y, STRIPE_Z = range(4)
 PLAIN, STRIPED, DOTTED = range(3)
 COLOUR, NORMAL_MAP, GREY = range(3)
 
-BLOCK = 8  # rays per side of a block that shares one cone march and one list of parts
+BLOCK, TILE = 4, 16  # rays per side of the blocks and of the tiles of blocks that share a cone march and a parts list
 HIT = np.float32(0.0015)  # distance that counts as the surface; a pixel at 64x64 is about 0.024
 STEPS = 56
 NORMAL_STEP = np.float32(0.003)
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _primitive(part, x, y, z):
     """Signed distance (never more than the true one) of one part's primitive at a point of its own frame."""
     kind = int(part[KIND])
@@ -69,7 +71,7 @@ def _primitive(part, x, y, z):
     return max(roof, -z - c, abs(x) - a)
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _part_distance(part, x, y, z):
     px, py, pz = x - part[CENTRE], y - part[CENTRE + 1], z - part[CENTRE + 2]
     f = FRAME
@@ -81,7 +83,7 @@ def _part_distance(part, x, y, z):
     )
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _distance(parts, active, count, x, y, z):
     """Signed distance of the listed parts at a point, and the index of the part that owns the surface there."""
     best = np.float32(1e3)
@@ -115,7 +117,7 @@ def _distance(parts, active, count, x, y, z):
     return best, owner
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _second_tone(part, x, y, z, nx, ny, nz):
     """Whether a surface point (part's frame, with its normal there) lies on a stripe or a dot of the part."""
     if part[PATTERN] == PLAIN:
@@ -157,7 +159,7 @@ def _second_tone(part, x, y, z, nx, ny, nz):
     return du * du + dv * dv < (0.32 * period) ** 2
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _albedo(parts, active, count, owner, x, y, z, nx, ny, nz):
     part = parts[owner]
     px, py, pz = x - part[CENTRE], y - part[CENTRE + 1], z - part[CENTRE + 2]
@@ -181,7 +183,7 @@ def _albedo(parts, active, count, owner, x, y, z, nx, ny, nz):
     return part[column], part[column + 1], part[column + 2]
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _normal(parts, active, count, x, y, z):
     """Unit gradient of the distance by the four corners of a tetrahedron."""
     h = NORMAL_STEP
@@ -194,12 +196,33 @@ def _normal(parts, active, count, x, y, z):
     return nx / length, ny / length, nz / length
 
 
-@njit(cache=True, fastmath=True)
-def _cull(parts, active, ox, oy, oz, dx, dy, dz, sin_cone, cos_cone):
-    """List the parts that a cone of rays can touch; returns how many, or 0 where none of them adds surface."""
+@compiled
+def _ray(c2w, tan_half, pixel, row, col):
+    """Unit direction in the world through a point of the image, given in rays from the top left corner."""
+    u, v = col * pixel - tan_half, tan_half - row * pixel
+    n = 1.0 / math.sqrt(u * u + v * v + 1.0)
+    return (
+        (u * c2w[0, 0] + v * c2w[0, 1] - c2w[0, 2]) * n,
+        (u * c2w[1, 0] + v * c2w[1, 1] - c2w[1, 2]) * n,
+        (u * c2w[2, 0] + v * c2w[2, 1] - c2w[2, 2]) * n,
+    )
+
+
+@compiled
+def _enter(parts, candidates, candidate_count, active, origin, direction, near, far, tan_cone):
+    """March a cone of rays as far as all of them are free.
+
+    Writes to `active` those of the first `candidate_count` candidates that the cone can touch; returns how many, 0
+    where the cone meets no surface before `far`, and the free distance along its axis, starting from `near`.
+    """
+    ox, oy, oz = origin
+    dx, dy, dz = direction
+    cos_cone = 1.0 / math.sqrt(1.0 + tan_cone * tan_cone)
+    sin_cone = tan_cone * cos_cone
     count = 0
     solid = False
-    for j in range(parts.shape[0]):
+    for i in range(candidate_count):
+        j = candidates[i]
         part = parts[j]
         px, py, pz = part[CENTRE] - ox, part[CENTRE + 1] - oy, part[CENTRE + 2] - oz
         t = px * dx + py * dy + pz * dz
@@ -208,10 +231,41 @@ def _cull(parts, active, ox, oy, oz, dx, dy, dz, sin_cone, cos_cone):
             active[count] = j
             count += 1
             solid = solid or part[OP] == UNION
-    return count if solid else 0
+    if not solid:
+        return 0, near
+    for _ in range(STEPS):
+        d, _ = _distance(parts, active, count, ox + near * dx, oy + near * dy, oz + near * dz)
+        free = (d - near * tan_cone) / (1.0 + tan_cone)
+        if free < 2.0 * HIT:
+            break
+        near += free
+        if near > far:
+            return 0, near
+    return count, near
 
 
-@njit(cache=True, fastmath=True)
+@compiled
+def _hit(parts, active, count, origin, direction, near, radius):
+    """Sphere-trace one ray: distance to the surface, or -1 where it passes, and the part that it meets."""
+    ox, oy, oz = origin
+    dx, dy, dz = direction
+    middle = -(ox * dx + oy * dy + oz * dz)
+    reach = middle * middle - (ox * ox + oy * oy + oz * oz - radius * radius)
+    if reach <= 0.0:
+        return -1.0, 0
+    end = middle + math.sqrt(reach)
+    t = max(near, middle - math.sqrt(reach))
+    for _ in range(STEPS):
+        d, owner = _distance(parts, active, count, ox + t * dx, oy + t * dy, oz + t * dz)
+        if d < HIT:
+            return t, owner
+        t += d
+        if t > end:
+            break
+    return -1.0, 0
+
+
+@compiled
 def trace(parts, c2w, tan_half, size, kind, light, shade, backdrop, radius):
     """Render one object with 2x2 rays per pixel.
 
@@ -226,83 +280,66 @@ def trace(parts, c2w, tan_half, size, kind, light, shade, backdrop, radius):
     depth = np.zeros((size, size), np.float32)
     normal = np.zeros((size, size, 3), np.float32)
     rays = 2 * size
-    active = np.empty(parts.shape[0], np.int64)
-    ox, oy, oz = c2w[0, 3], c2w[1, 3], c2w[2, 3]
-    oo = ox * ox + oy * oy + oz * oz - radius * radius
     pixel = 2.0 * tan_half / rays
-    blocks = (rays + BLOCK - 1) // BLOCK
-    for block in range(blocks * blocks):
-        row0, col0 = (block // blocks) * BLOCK, (block % blocks) * BLOCK
-        u = (col0 + 0.5 * BLOCK) * pixel - tan_half
-        v = tan_half - (row0 + 0.5 * BLOCK) * pixel
-        n = 1.0 / math.sqrt(u * u + v * v + 1.0)
-        dx = (u * c2w[0, 0] + v * c2w[0, 1] - c2w[0, 2]) * n
-        dy = (u * c2w[1, 0] + v * c2w[1, 1] - c2w[1, 2]) * n
-        dz = (u * c2w[2, 0] + v * c2w[2, 1] - c2w[2, 2]) * n
-        tan_cone = 0.5 * math.sqrt(2.0) * BLOCK * pixel  # widest at the image centre, so safe everywhere
-        cos_cone = 1.0 / math.sqrt(1.0 + tan_cone * tan_cone)
-        sin_cone = tan_cone * cos_cone
-        count = _cull(parts, active, ox, oy, oz, dx, dy, dz, sin_cone, cos_cone)
-        near = 0.0
-        far = 0.0
-        if count > 0:
-            middle = -(ox * dx + oy * dy + oz * dz)
-            far = middle + radius + 0.05
-            near = max(math.sqrt(oo + radius * radius) - radius, 0.0)
-            for _ in range(STEPS):  # all rays of the block stay inside the cone, so its free way is theirs too
-                d, _ = _distance(parts, active, count, ox + near * dx, oy + near * dy, oz + near * dz)
-                free = (d - near * tan_cone) / (1.0 + tan_cone)
-                if free < 2.0 * HIT:
-                    break
-                near += free
-                if near > far:
-                    count = 0
-                    break
-        for row in range(row0, min(row0 + BLOCK, rays)):
-            for col in range(col0, min(col0 + BLOCK, rays)):
-                i, j = row // 2, col // 2
-                if count > 0:
-                    u = (col + 0.5) * pixel - tan_half
-                    v = tan_half - (row + 0.5) * pixel
-                    n = 1.0 / math.sqrt(u * u + v * v + 1.0)
-                    dx = (u * c2w[0, 0] + v * c2w[0, 1] - c2w[0, 2]) * n
-                    dy = (u * c2w[1, 0] + v * c2w[1, 1] - c2w[1, 2]) * n
-                    dz = (u * c2w[2, 0] + v * c2w[2, 1] - c2w[2, 2]) * n
-                    middle = -(ox * dx + oy * dy + oz * dz)
-                    reach = middle * middle - oo
-                    if reach > 0.0:
-                        end = middle + math.sqrt(reach)
-                        t = max(near * cos_cone, middle - math.sqrt(reach))
-                        hit = False
-                        owner = 0
-                        for _ in range(STEPS):
-                            d, owner = _distance(parts, active, count, ox + t * dx, oy + t * dy, oz + t * dz)
-                            if d < HIT:
-                                hit = True
-                                break
-                            t += d
-                            if t > end:
-                                break
-                        if hit:
-                            x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-                            nx, ny, nz = _normal(parts, active, count, x, y, z)
-                            alpha[i, j] += 1.0
-                            depth[i, j] += t
-                            normal[i, j, 0] += nx
-                            normal[i, j, 1] += ny
-                            normal[i, j, 2] += nz
-                            if kind == NORMAL_MAP:
-                                r, g, b = 0.5 + 0.5 * nx, 0.5 + 0.5 * ny, 0.5 + 0.5 * nz
-                            else:
-                                r, g, b = 0.8, 0.8, 0.8
-                                if kind == COLOUR:
-                                    r, g, b = _albedo(parts, active, count, owner, x, y, z, nx, ny, nz)
-                                lambert = max(nx * light[0] + ny * light[1] + nz * light[2], 0.0)
-                                lit = shade[0] + shade[1] * lambert + shade[2] * (0.5 + 0.5 * nz)
-                                r, g, b = r * lit, g * lit, b * lit
-                            rgb[i, j, 0] += 0.25 * min(r, 1.0)
-                            rgb[i, j, 1] += 0.25 * min(g, 1.0)
-                            rgb[i, j, 2] += 0.25 * min(b, 1.0)
+    everything = np.arange(parts.shape[0])
+    in_tile, in_block = np.empty_like(everything), np.empty_like(everything)
+    origin = (c2w[0, 3], c2w[1, 3], c2w[2, 3])
+    away = math.sqrt(origin[0] ** 2 + origin[1] ** 2 + origin[2] ** 2)
+    start, far = max(away - radius, 0.0), away + radius
+    half_diagonal = math.sqrt(0.5) * pixel  # seen at the image centre, where rays lie farthest apart
+    for tile_row in range(0, rays, TILE):
+        for tile_col in range(0, rays, TILE):
+            axis = _ray(c2w, tan_half, pixel, tile_row + 0.5 * TILE, tile_col + 0.5 * TILE)
+            tile_count, tile_near = _enter(
+                parts, everything, parts.shape[0], in_tile, origin, axis, start, far, half_diagonal * TILE
+            )
+            if tile_count == 0:
+                continue
+            tile_near /= math.sqrt(1.0 + (half_diagonal * TILE) ** 2)
+            for block in range((TILE // BLOCK) ** 2):
+                row0 = tile_row + block // (TILE // BLOCK) * BLOCK
+                col0 = tile_col + block % (TILE // BLOCK) * BLOCK
+                axis = _ray(c2w, tan_half, pixel, row0 + 0.5 * BLOCK, col0 + 0.5 * BLOCK)
+                count, near = _enter(
+                    parts, in_tile, tile_count, in_block, origin, axis, tile_near, far, half_diagonal * BLOCK
+                )
+                if count == 0:
+                    continue
+                near /= math.sqrt(1.0 + (half_diagonal * BLOCK) ** 2)
+                for row in range(row0, min(row0 + BLOCK, rays)):
+                    for col in range(col0, min(col0 + BLOCK, rays)):
+                        ray = _ray(c2w, tan_half, pixel, row + 0.5, col + 0.5)
+                        t, owner = _hit(parts, in_block, count, origin, ray, near, radius)
+                        if t < 0.0:
+                            continue
+                        i, j = row // 2, col // 2
+                        x, y, z = origin[0] + t * ray[0], origin[1] + t * ray[1], origin[2] + t * ray[2]
+                        nx, ny, nz = _normal(parts, in_block, count, x, y, z)
+                        alpha[i, j] += 1.0
+                        depth[i, j] += t
+                        normal[i, j, 0] += nx
+                        normal[i, j, 1] += ny
+                        normal[i, j, 2] += nz
+                        if kind == NORMAL_MAP:
+                            r, g, b = 0.5 + 0.5 * nx, 0.5 + 0.5 * ny, 0.5 + 0.5 * nz
+                        else:
+                            r, g, b = 0.8, 0.8, 0.8
+                            if kind == COLOUR:
+                                r, g, b = _albedo(parts, in_block, count, owner, x, y, z, nx, ny, nz)
+                            lambert = max(nx * light[0] + ny * light[1] + nz * light[2], 0.0)
+                            lit = shade[0] + shade[1] * lambert + shade[2] * (0.5 + 0.5 * nz)
+                            r, g, b = r * lit, g * lit, b * lit
+                        rgb[i, j, 0] += 0.25 * min(r, 1.0)
+                        rgb[i, j, 1] += 0.25 * min(g, 1.0)
+                        rgb[i, j, 2] += 0.25 * min(b, 1.0)
+    _average(rgb, alpha, depth, normal, backdrop)
+    return rgb, alpha, depth, normal
+
+
+@compiled
+def _average(rgb, alpha, depth, normal, backdrop):
+    """Turn sums over a pixel's four rays into means, in place, and put the backdrop behind."""
+    size = alpha.shape[0]
     for i in range(size):
         low = (i + 0.5) / size
         for j in range(size):
@@ -316,10 +353,9 @@ def trace(parts, c2w, tan_half, size, kind, light, shade, backdrop, radius):
                 for c in range(3):
                     normal[i, j, c] /= length
             alpha[i, j] = 0.25 * hits
-    return rgb, alpha, depth, normal
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def distances(parts, points):
     """Signed distance [N] of an object at float32 points [N, 3]."""
     active = np.arange(parts.shape[0])
@@ -329,7 +365,7 @@ def distances(parts, points):
     return out
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def surface_albedo(parts, points):
     """Albedo [N, 3] of an object at float32 surface points [N, 3]."""
     count = parts.shape[0]
@@ -341,60 +377,3 @@ def surface_albedo(parts, points):
         nx, ny, nz = _normal(parts, active, count, x, y, z)
         out[i, 0], out[i, 1], out[i, 2] = _albedo(parts, active, count, owner, x, y, z, nx, ny, nz)
     return out
-
-
-@njit(cache=True, fastmath=True)
-def _support(part, dx, dy, dz):
-    """The farthest point of a part's primitive in a direction of its own frame (of the hull, for the ring)."""
-    kind = int(part[KIND])
-    a, b, c, d = part[SIZE], part[SIZE + 1], part[SIZE + 2], part[SIZE + 3]
-    across = math.sqrt(dx * dx + dy * dy) + 1e-9
-    if kind == ELLIPSOID:
-        n = math.sqrt((a * dx) ** 2 + (b * dy) ** 2 + (c * dz) ** 2)
-        return a * a * dx / n, b * b * dy / n, c * c * dz / n
-    if kind == BOX:
-        return math.copysign(a, dx) + d * dx, math.copysign(b, dy) + d * dy, math.copysign(c, dz) + d * dz
-    if kind == CONE:
-        r, h = (b, c) if b * across + c * dz > a * across - c * dz else (a, -c)
-        return r * dx / across + d * dx, r * dy / across + d * dy, h + d * dz
-    if kind == TORUS:
-        return a * dx / across + b * dx, a * dy / across + b * dy, b * dz
-    if kind == ROD:
-        r, h = (b, c) if b + c * dz > a - c * dz else (a, -c)
-        return r * dx, r * dy, h + r * dz
-    if c * dz > abs(dy) * b - c * dz:
-        return math.copysign(a, dx), 0.0 * dx, c + 0.0 * dx
-    return math.copysign(a, dx), math.copysign(b, dy), -c + 0.0 * dx
-
-
-@njit(cache=True, fastmath=True)
-def extent(parts, directions):
-    """Middle height of the solid parts and their reach around the point of that height on the z axis."""
-    count = parts.shape[0] * directions.shape[0]
-    points = np.zeros((count, 3), np.float32)
-    used = 0
-    for j in range(parts.shape[0]):
-        part = parts[j]
-        if part[OP] != UNION:
-            continue
-        f = FRAME
-        for i in range(directions.shape[0]):
-            x, y, z = directions[i, 0], directions[i, 1], directions[i, 2]
-            sx, sy, sz = _support(
-                part,
-                part[f] * x + part[f + 1] * y + part[f + 2] * z,
-                part[f + 3] * x + part[f + 4] * y + part[f + 5] * z,
-                part[f + 6] * x + part[f + 7] * y + part[f + 8] * z,
-            )
-            for c in range(3):
-                points[used, c] = part[CENTRE + c] + part[f + c] * sx + part[f + 3 + c] * sy + part[f + 6 + c] * sz
-            used += 1
-    low, high = points[0, 2], points[0, 2]
-    for i in range(used):
-        low = min(low, points[i, 2])
-        high = max(high, points[i, 2])
-    middle = 0.5 * (low + high)
-    reach = 0.0
-    for i in range(used):
-        reach = max(reach, points[i, 0] ** 2 + points[i, 1] ** 2 + (points[i, 2] - middle) ** 2)
-    return middle, math.sqrt(reach)

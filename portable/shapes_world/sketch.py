@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from . import kernel as K
+from .extent import extent
 
 OBJECT_RADIUS = 0.585  # after fitting; leaves room for the bulge of smooth unions inside the promised 0.6
 BOUNDING_RADIUS = 0.6
@@ -111,7 +112,7 @@ class Sketch:
     def parts(self) -> np.ndarray:
         """The table of parts [P, COLUMNS], its height centred on z = 0 and scaled to fill the object radius."""
         parts = np.array(self.rows, np.float32)
-        middle, reach = K.extent(parts, _FIT_DIRECTIONS)
+        middle, reach = extent(parts, _FIT_DIRECTIONS)
         parts[:, K.CENTRE + 2] -= middle
         scale = OBJECT_RADIUS / reach
         for column in (K.SMOOTH, K.BOUND, K.WRAP):
