@@ -21,7 +21,7 @@ KIND, OP, SMOOTH, BOUND, CENTRE, FRAME, SIZE, ALBEDO, SECOND, PATTERN, PERIOD, S
 COLUMNS = 30
 ELLIPSOID, BOX, CONE, TORUS, ROD, WEDGE = range(6)
 UNION, CUT, PAINT = range(3)
-STRIPE_RINGS, STRIPE_X, STRIPE_Y, STRIPE_Z = range(4)
+STRIPE_RINGS, STRIPE_X, STRIPE_WALLS, STRIPE_Z = range(4)
 PLAIN, STRIPED, DOTTED = range(3)
 COLOUR, NORMAL_MAP, GREY = range(3)
 
@@ -107,7 +107,8 @@ def _distance(parts, active, count, x, y, z):
         k = part[SMOOTH]
         if lower > best + k:
             continue
-        d = _part_distance(part, x, y, z)
+        # Some primitives underestimate by more than their bounding ball does; the larger bound keeps values continuous.
+        d = max(_part_distance(part, x, y, z), lower)
         gap = k - abs(best - d)
         if d < best:
             best = d
@@ -129,8 +130,8 @@ def _second_tone(part, x, y, z, nx, ny, nz):
             s = z - math.sqrt(x * x + y * y)
         elif stripe == STRIPE_X:
             s = x
-        elif stripe == STRIPE_Y:
-            s = y
+        elif stripe == STRIPE_WALLS:  # across all four walls of a box and diagonally over its top
+            s = 0.85 * (x + y)
         else:
             s = z
         s = s / period + 0.25

@@ -74,7 +74,7 @@ class Sketch:
         a, b, c = size if isinstance(size, tuple) else (size, size, size)
         self._add(K.ELLIPSOID, max(a, b, c), centre, (a, b, c, 0.0), color, smooth, op, axis, stripe, max(a, b))
 
-    def box(self, centre, half, color=None, edge=0.02, smooth=0.0, op=K.UNION, axis=None, stripe=K.STRIPE_Y):
+    def box(self, centre, half, color=None, edge=0.02, smooth=0.0, op=K.UNION, axis=None, stripe=K.STRIPE_WALLS):
         """Box with three half sizes (outer) and rounded edges."""
         edge = min(edge, 0.9 * min(half))
         a, b, c = (h - edge for h in half)
