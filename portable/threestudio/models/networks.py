@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
+from torch import nn
+
 from backends import networks as torch_networks
 from backends import select
 from backends.dense_grid import DenseGridPyramid
 from backends.encodings import BandFrequency, band_mask
-from omegaconf import DictConfig
-from torch import nn
-
 from threestudio.utils.base import Updateable
 from threestudio.utils.config import config_to_primitive
 from threestudio.utils.errors import UserError
@@ -156,7 +156,7 @@ def get_encoding(n_input_dims: int, config: DictConfig | Mapping[str, Any]) -> n
 
 
 class VanillaMLP(torch_networks.MLP):
-    """Plain MLP without biases, in full precision: ``n_neurons``, ``n_hidden_layers``, ``activation``, ``output_activation``."""
+    """MLP without biases in full precision: ``n_neurons``, ``n_hidden_layers``, ``activation``, ``output_activation``."""
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
         super().__init__(dim_in, dim_out, config)
@@ -176,7 +176,7 @@ class Linear(VanillaMLP):
 
 
 class TCNNNetwork(nn.Module):
-    """MLP by tiny-cuda-nn's configuration: that library on CUDA if installed, its torch twin elsewhere; float32 output."""
+    """MLP by tiny-cuda-nn's configuration: that library on CUDA if installed, its torch twin elsewhere. Gives float32."""
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
         super().__init__()

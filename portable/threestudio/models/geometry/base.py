@@ -140,7 +140,7 @@ class BaseImplicitGeometry(BaseGeometry):
         if not ((level > 0).any() and (level <= 0).any()):
             raise UserError(
                 f"no surface at geometry.isosurface_threshold={self.cfg.isosurface_threshold}: "
-                f"the field lies between {field.min().item():.4g} and {field.max().item():.4g}; choose a value in between"
+                f"choose a value between {field.min().item():.4g} and {field.max().item():.4g}, where the field lies"
             )
         mesh = helper(level, deformation=deformation)
         mesh.v_pos = scale_tensor(mesh.v_pos, helper.points_range, bbox)
