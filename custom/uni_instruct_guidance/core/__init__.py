@@ -1,6 +1,8 @@
 """The method in pure torch: divergences, noise processes, one objective, and sixteen methods as rows of one table."""
 
+from .auxiliary import data_fidelity_loss, regression_loss, reward_loss
 from .divergences import DIVERGENCES, Divergence, divergence_from_callable, get_divergence
+from .fake_score import DENOISING_WEIGHTS, denoising_loss
 from .methods import METHODS, GuidanceScales, Method, get_method
 from .objective import GRADIENTS, ObjectiveConfig, ObjectiveOutput, objective
 from .process import (
@@ -13,17 +15,27 @@ from .process import (
     per_sample,
     to_x0,
 )
+from .ratio import (
+    CalibrationReport,
+    RatioWarmup,
+    calibration,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+)
 from .scale import GradientScale, classifier_free, rescale_guidance
 from .timesteps import SAMPLERS, Schedule, TimeSample, TimeSampler
 from .weighting import WEIGHTINGS
 
 __all__ = [
+    "DENOISING_WEIGHTS",
     "DIVERGENCES",
     "GRADIENTS",
     "METHODS",
     "PARAMETERISATIONS",
     "SAMPLERS",
     "WEIGHTINGS",
+    "CalibrationReport",
     "ContinuousVP",
     "DiscreteVP",
     "Divergence",
@@ -33,17 +45,26 @@ __all__ = [
     "NoiseProcess",
     "ObjectiveConfig",
     "ObjectiveOutput",
+    "RatioWarmup",
     "Schedule",
     "TimeSample",
     "TimeSampler",
     "VarianceExploding",
+    "calibration",
     "classifier_free",
+    "data_fidelity_loss",
+    "denoising_loss",
+    "discriminator_loss",
     "divergence_from_callable",
     "from_x0",
+    "generator_loss",
     "get_divergence",
     "get_method",
+    "gradient_penalty",
     "objective",
     "per_sample",
+    "regression_loss",
     "rescale_guidance",
+    "reward_loss",
     "to_x0",
 ]

@@ -224,9 +224,8 @@ def objective(
     x0_masked, x0_teacher, x0_fake, alpha, sigma, raw_log_r, density = (
         torch.where(per_sample(valid, x), x, torch.ones_like(x)) for x in tensors
     )
-    if x0.requires_grad:
-        # A network fed with a bad sample may still answer NaN · 0 on the way back: cut it at x0.
-        x0.register_hook(lambda grad: torch.where(per_sample(valid, grad), grad, torch.zeros_like(grad)))
+    if config.needs_jacobian and x0.requires_grad:
+        _cut_gradient_of_bad_samples(x0, valid)
     clamp = config.log_r_clamp
     log_r = raw_log_r if clamp is None else raw_log_r.clamp(-clamp, clamp)
 
@@ -249,6 +248,17 @@ def objective(
         diagnostics = _diagnostics(raw_log_r, clamp, valid, count)
         diagnostics |= {f"norm/{name}": (norm * valid).sum() / count for name, (_, norm) in terms.items()}
     return ObjectiveOutput(loss, value, {name: surrogate for name, (surrogate, _) in terms.items()}, diagnostics, valid)
+
+
+def _cut_gradient_of_bad_samples(x0: Tensor, valid: Tensor) -> None:
+    """A network fed with a bad sample answers NaN · 0 on the way back: make it zero where it arrives at x0."""
+
+    def cut(grad: Tensor) -> Tensor:
+        if x0.is_leaf:  # a leaf outlives this step, its mask must not
+            handle.remove()
+        return torch.where(per_sample(valid, grad), grad, torch.zeros_like(grad))
+
+    handle = x0.register_hook(cut)
 
 
 def _terms(config, distance, coefficients, gap, residual, x0, scale, snr) -> dict[str, tuple[Tensor, Tensor]]:
