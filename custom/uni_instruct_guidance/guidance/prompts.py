@@ -1,0 +1,42 @@
+"""From threestudio's prompt output and cameras to what the networks are told."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .networks import Condition
+
+
+def condition_of(
+    prompt_utils, cameras: dict, *, view_dependent: bool, fake_view_dependent: bool, camera: Tensor | None
+) -> Condition:
+    """Texts for teacher and fake score at these cameras; threestudio puts the conditional half first."""
+
+    def texts(views: bool) -> tuple[Tensor, Tensor]:
+        both = prompt_utils.get_text_embeddings(
+            cameras["elevation"], cameras["azimuth"], cameras["camera_distances"], views
+        )
+        return both.chunk(2)
+
+    text, uncond = texts(view_dependent)
+    fake_text, fake_uncond = (text, uncond) if fake_view_dependent == view_dependent else texts(fake_view_dependent)
+    return Condition(text, uncond, fake_text, fake_uncond, camera)
+
+
+def direction_texts(prompt_utils, view_dependent: bool) -> Float[Tensor, "2*P L D"]:
+    """Embeddings of every prompt a view can have (one if prompts ignore the view), conditional half first."""
+    if not view_dependent:
+        return torch.cat([prompt_utils.text_embeddings, prompt_utils.uncond_text_embeddings])
+    return torch.cat([prompt_utils.text_embeddings_vd, prompt_utils.uncond_text_embeddings_vd])
+
+
+def direction_indices(prompt_utils, cameras: dict, view_dependent: bool) -> Int[Tensor, "B"]:
+    """Row of `direction_texts` for each camera; of several directions that apply, the last wins."""
+    elevation, azimuth, distance = (cameras[key] for key in ("elevation", "azimuth", "camera_distances"))
+    index = torch.zeros(elevation.shape, dtype=torch.long, device=elevation.device)
+    if view_dependent:
+        for direction in prompt_utils.directions:
+            index[direction.condition(elevation, azimuth, distance)] = prompt_utils.direction2idx[direction.name]
+    return index

@@ -1,0 +1,287 @@
+"""`uni-instruct-guidance`: one step of Algorithm 2 (arXiv 2505.20755) for whatever 3D model rendered the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from jaxtyping import Float
+from omegaconf import OmegaConf
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseModule
+from threestudio.utils.config import parse_structured
+from threestudio.utils.misc import C
+
+from ..core import GradientScale, Method, TimeSampler, classifier_free, get_method, objective, per_sample
+from ..core.fake_score import denoising_loss
+from ..core.ratio import RatioWarmup, discriminator_loss, generator_loss
+from .bank import SampleBank
+from .camera import CAMERA_ENCODINGS
+from .config import BLOCKS, GuidanceFields, build_method
+from .networks import Condition, Networks
+from .prompts import condition_of, direction_indices, direction_texts
+from .sampling import sample_latents
+from .teacher import Teacher
+
+
+@threestudio.register("uni-instruct-guidance")
+class UniInstructGuidance(BaseModule):
+    """Score distillation with any row of the methods table.
+
+    Called with renderings and prompts, returns a dict: `loss_uni_instruct` (its gradient in the latents is the
+    method's), `loss_fake_score`, `loss_discriminator` (what trains the learned networks), scalars to log.
+    """
+
+    @dataclass
+    class Config(BaseModule.Config, GuidanceFields):
+        """See config.py."""
+
+    cfg: Config
+
+    def configure(self) -> None:
+        parsed = {name: parse_structured(row, self.cfg[name]) for name, row in BLOCKS.items()}
+        self.blocks = SimpleNamespace(**{name: OmegaConf.to_object(block) for name, block in parsed.items()})
+        self.method = build_method(self.cfg)
+        self.warmup_method = get_method(self.blocks.warmup.method)
+        if self.blocks.warmup.steps and self.warmup_method.learns_fake_score:
+            raise ValueError(
+                f"system.guidance.warmup.method={self.blocks.warmup.method!r} must not learn a fake score: sds"
+            )
+        self.ratio_warmup = RatioWarmup(self.blocks.discriminator.warmup_steps, self.blocks.discriminator.warmup_ramp)
+        size = self.blocks.gradient_size
+        self.gradient_scale = GradientScale(size.scale, size.target, max_ratio=size.max_ratio or None)
+        self.teacher = Teacher.load(
+            self.cfg.pretrained_model_name_or_path,
+            self.device,
+            self.cfg.half_precision_weights,
+            self.cfg.cache_dir,
+        )
+        self.networks = Networks(
+            self.teacher,
+            self.method.fake_score if self.method.learns_fake_score else None,
+            self.blocks.fake_score,
+            self.method.needs_discriminator,
+            self.blocks.discriminator,
+        )
+        self.reward = threestudio.find(self.cfg.reward_type)(self.cfg.reward) if self.cfg.reward_type else None
+        if self.method.auxiliary.get("reward") and self.reward is None:
+            raise ValueError(
+                f"system.guidance.method={self.cfg.method!r} needs a reward; set system.guidance.reward_type "
+                f"(uni-instruct-clip-reward) or system.guidance.auxiliary.reward=0"
+            )
+        self.bank: SampleBank | None = None
+        # Set by the system when fake_score.updates_per_step > 1: takes one optimiser step on a loss.
+        self.inner_step: Callable[[Tensor], None] | None = None
+        self.update_step(0, 0)
+        threestudio.info(
+            f"uni-instruct-guidance: method {self.cfg.method}, fake score {self.method.fake_score}, divergence "
+            f"{self.method.objective.divergence.name}, gradient {self.method.objective.gradient}, "
+            f"teacher {self.teacher.name} ({self.teacher.dtype}, {self.device})"
+        )
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Follow every schedule: noise range, guidance scale, method in force, bank."""
+        self.step = global_step
+        self.in_warmup = global_step < self.blocks.warmup.steps
+        self.current: Method = self.warmup_method if self.in_warmup else self.method.at(global_step)
+        self.min_fraction = float(C(self.cfg.min_step_percent, epoch, global_step))
+        self.max_fraction = float(C(self.cfg.max_step_percent, epoch, global_step))
+        self.sampler = TimeSampler(self.cfg.time_sampler, self.min_fraction, self.max_fraction)
+        if self.in_warmup:
+            self.guidance_scale = self.blocks.warmup.guidance_scale
+        elif self.cfg.guidance_scale is not None:
+            self.guidance_scale = float(C(self.cfg.guidance_scale, epoch, global_step))
+        else:
+            self.guidance_scale = self.current.guidance.teacher
+        own = self.blocks.fake_score
+        self.fake_scale = self.current.guidance.fake if own.guidance_scale is None else own.guidance_scale
+        self.fake_train_scale = self.method.guidance.fake_train if own.cfg_train is None else own.cfg_train
+        if self.bank is not None:
+            self.bank.update(global_step)
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        prompt_utils,
+        elevation: Float[Tensor, "B"],
+        azimuth: Float[Tensor, "B"],
+        camera_distances: Float[Tensor, "B"],
+        rgb_as_latents: bool = False,
+        **batch,
+    ) -> dict[str, Tensor]:
+        """Losses and what to log.
+
+        Args:
+            rgb: renderings in 0..1 (or latents with `rgb_as_latents`).
+            prompt_utils: threestudio's PromptProcessorOutput.
+            elevation, azimuth: degrees. camera_distances, batch: the data module's cameras.
+        """
+        cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
+        condition = self._condition(prompt_utils, cameras)
+        image = rgb.permute(0, 3, 1, 2)
+        latents = image if rgb_as_latents else self.teacher.encode(image)
+        real = self._real_latents(prompt_utils, cameras)
+        losses = self._learn(latents.detach(), real, condition)
+        grad, log = self._gradient(latents.detach(), condition)
+        losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
+        if self.reward is not None and self.current.auxiliary.get("reward") and not self.in_warmup:
+            score = self.reward(image, prompt_utils)
+            losses["loss_uni_instruct"] = losses["loss_uni_instruct"] - self.current.auxiliary["reward"] * score.mean()
+            log["reward"] = score.detach().mean()
+        log |= {"grad_norm": grad.flatten(1).norm(dim=1).mean()}
+        log |= {"min_step": self.min_fraction * self.teacher.process.steps}
+        log |= {"max_step": self.max_fraction * self.teacher.process.steps, "guidance_scale": self.guidance_scale}
+        return losses | log
+
+    def _condition(self, prompt_utils, cameras: dict) -> Condition:
+        camera = None
+        encoding = CAMERA_ENCODINGS[self.blocks.fake_score.camera_condition] if self.networks.fake is not None else None
+        if encoding is not None:
+            camera = encoding[0](cameras).to(self.device)
+        return condition_of(
+            prompt_utils,
+            cameras,
+            view_dependent=self.cfg.view_dependent_prompting,
+            fake_view_dependent=self.blocks.fake_score.view_dependent_prompt,
+            camera=camera,
+        )
+
+    def _real_latents(self, prompt_utils, cameras: dict) -> Tensor | None:
+        """Teacher samples of each view's prompt, where a discriminator wants them."""
+        if self.networks.head is None:
+            return None
+        if self.bank is None:
+            texts = direction_texts(prompt_utils, self.cfg.view_dependent_prompting)
+            self.bank = SampleBank(self.teacher, texts, self.blocks.bank, self.cfg.bank_dir)
+            self.bank.update(self.step)
+        return self.bank.draw(direction_indices(prompt_utils, cameras, self.cfg.view_dependent_prompting))
+
+    def _learn(self, latents: Tensor, real: Tensor | None, condition: Condition) -> dict[str, Tensor]:
+        """Losses of discriminator and fake score; all but the last of several updates are taken at once."""
+        losses = self._learning_losses(latents, real, condition)
+        if not losses:
+            return {}
+        for _ in range(self._updates() - 1):
+            if self.inner_step is None:
+                raise ValueError(
+                    "system.guidance.fake_score.updates_per_step > 1 needs a system that lends its optimiser: "
+                    "uni-instruct-system"
+                )
+            self.inner_step(sum(losses.values()))
+            losses = self._learning_losses(latents, real, condition)
+        return losses
+
+    def _updates(self) -> int:
+        return self.blocks.fake_score.updates_per_step or self.method.fake_updates
+
+    def _learning_losses(self, latents: Tensor, real: Tensor | None, condition: Condition) -> dict[str, Tensor]:
+        losses = {}
+        if self.networks.fake is not None:
+            losses["loss_fake_score"] = self._fake_score_loss(latents, condition)
+        if self.networks.head is not None:
+            losses["loss_discriminator"] = self._discriminator_loss(latents, real, condition)
+        return losses
+
+    def _fake_score_loss(self, latents: Tensor, condition: Condition) -> Tensor:
+        """Denoising score matching on the renderings, any noise level of the process."""
+        cfg = self.blocks.fake_score
+        x0, condition = latents.repeat_interleave(cfg.batch, 0), condition.repeat(cfg.batch)
+        times = TimeSampler("uniform_t", 0.0, 1.0).sample(self.teacher.process, len(x0), device=x0.device)
+        eps = torch.randn_like(x0)
+        x_t = self.teacher.process.diffuse(x0, eps, times.t)
+        x0_fake, _ = self.networks.fake(x_t, times.t, condition.fake_text, condition.camera)
+        if self.fake_train_scale != 1.0:
+            uncond, _ = self.networks.fake(x_t, times.t, condition.fake_uncond, condition.camera)
+            x0_fake = classifier_free(x0_fake, uncond, self.fake_train_scale)
+        return denoising_loss(x0_fake, x0, times.alpha, times.sigma).mean()
+
+    def _discriminator_loss(self, latents: Tensor, real: Tensor, condition: Condition) -> Tensor:
+        """Cross-entropy of diffused teacher samples against diffused renderings at the same noise levels (Eq. A.49)."""
+        x0 = torch.cat([real, latents])
+        times = self.sampler.sample(self.teacher.process, len(latents), device=x0.device)
+        t = torch.cat([times.t] * 2)
+        x_t = self.teacher.process.diffuse(x0, torch.randn_like(x0), t)
+        both = Condition(*(None if p is None else torch.cat([p] * 2) for p in vars(condition).values()))
+        logit = self.networks.logit(x_t, t, both, encoder_gradient=self.blocks.discriminator.train_backbone)
+        return discriminator_loss(*logit.chunk(2)).mean()
+
+    def _gradient(self, latents: Tensor, condition: Condition) -> tuple[Tensor, dict[str, Tensor]]:
+        """The method's gradient in the latents [B, C, h, w], and diagnostics."""
+        method = self.current
+        ratio_ready = not self.in_warmup and self.ratio_warmup.factor(self.step) > 0
+        gan_weight = method.auxiliary.get("gan", 0.0) if ratio_ready else 0.0
+        with_ratio = ratio_ready and method.objective.needs_ratio
+        x0 = latents.clone().requires_grad_(True)
+        times = self.sampler.sample(self.teacher.process, len(x0), device=x0.device)
+        eps = torch.randn_like(x0)
+        with torch.enable_grad():
+            x_t = self.teacher.process.diffuse(x0, eps, times.t)
+            answer = self.networks.answer(
+                x_t,
+                times.t,
+                condition,
+                guidance_scale=self.guidance_scale,
+                fake_guidance_scale=self.fake_scale,
+                guidance_rescale=self.cfg.guidance_rescale,
+                with_logit=with_ratio or gan_weight > 0,
+                with_jacobian=method.objective.needs_jacobian,
+                with_logit_gradient=gan_weight > 0,
+                use_fake=method.learns_fake_score,
+            )
+            out = objective(
+                method.objective,
+                x0=x0,
+                x0_teacher=answer.x0_teacher,
+                x0_fake=x0.detach() if answer.x0_fake is None else answer.x0_fake,
+                alpha=times.alpha,
+                sigma=times.sigma,
+                log_r=self.ratio_warmup(answer.logit, self.step) if with_ratio else None,
+                log_snr_density=times.log_snr_density,
+            )
+            total = out.loss.sum()
+            if gan_weight:
+                total = total + gan_weight * (generator_loss(answer.logit) * out.valid).sum()
+            (grad,) = torch.autograd.grad(total, x0)
+        grad = torch.where(per_sample(out.valid, grad), grad, torch.zeros_like(grad))
+        log = {name.replace("/", "_"): value for name, value in out.diagnostics.items()}
+        log["objective_value"] = out.value.mean()
+        if answer.logit is not None:
+            log["logit_mean"] = answer.logit.detach().mean()
+        return self.gradient_scale(grad), log
+
+    # --- pictures -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, prompt_utils, elevation, azimuth, camera_distances, seed: int = 0, **batch):
+        """What the teacher draws for these views: images [B, H, W, 3] in 0..1."""
+        cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
+        condition = self._condition(prompt_utils, cameras)
+        text = torch.cat([condition.text, condition.uncond])
+        return self._draw(
+            lambda x_t, t: self.teacher.predict_x0_guided(x_t, t, text, self.guidance_scale), elevation, seed
+        )
+
+    @torch.no_grad()
+    def sample_lora(self, prompt_utils, elevation, azimuth, camera_distances, seed: int = 0, **batch):
+        """What the fake score believes the renderings look like; the teacher's picture if there is no fake score."""
+        if self.networks.fake is None:
+            return self.sample(prompt_utils, elevation, azimuth, camera_distances, seed, **batch)
+        cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
+        condition = self._condition(prompt_utils, cameras)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.networks.fake(x_t, t, condition.fake_text, condition.camera)[0]
+
+        return self._draw(predict, elevation, seed)
+
+    def _draw(self, predict, elevation: Tensor, seed: int) -> Float[Tensor, "B H W 3"]:
+        generator = torch.Generator().manual_seed(seed)
+        steps, solver = self.blocks.bank.steps, self.blocks.bank.solver
+        latents = sample_latents(self.teacher, predict, len(elevation), steps=steps, generator=generator, solver=solver)
+        return self.teacher.decode(latents).permute(0, 2, 3, 1)

@@ -1,0 +1,142 @@
+"""One command from a prompt to files: NeRF, mesh, texture, export, report. Resumable at any stage.
+
+    python scripts/text_to_3d.py "a red mug"
+    python scripts/text_to_3d.py "a red mug" --method vsd --stages nerf
+    python scripts/text_to_3d.py "A thorny rose." --config-set sd21 system.guidance.guidance_scale=10
+
+Every stage is one run of launch.py in <out>/<prompt>/<stage>/; a stage that is finished is not run again, a stage that
+was cut short goes on from its last checkpoint. Arguments of the form key=value go to every stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of launch.py.
+
+    config: file name with {set} for the config set.
+    after: the stage whose last checkpoint this one starts from, and the key that takes it.
+    """
+
+    name: str
+    config: str
+    after: str | None = None
+    starts_from: str = "system.geometry_convert_from"
+
+
+STAGES = [
+    Stage("nerf", "{set}-nerf.yaml"),
+    Stage("geometry", "{set}-geometry.yaml", after="nerf"),
+    Stage("texture", "{set}-texture.yaml", after="geometry"),
+]
+# Config sets: prefix of the files in configs/.
+CONFIG_SETS = {"shapes": "shapes", "sd21": "uni-instruct"}
+
+
+def slug(prompt: str, limit: int = 60) -> str:
+    """A folder name for any prompt: letters, digits and dashes; long ones end in a hash of the whole prompt."""
+    name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    if len(name) <= limit and name:
+        return name
+    digest = hashlib.sha256(prompt.encode()).hexdigest()[:8]
+    return f"{name[:limit].rstrip('-')}-{digest}" if name else f"prompt-{digest}"
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prompt", help="what to make; the built-in teacher's words are in prompts/shapes.txt")
+    parser.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
+    parser.add_argument("--method", help="row of the methods table for NeRF and texture, e.g. sds, vsd, uni_instruct")
+    parser.add_argument("--stages", default=",".join(s.name for s in STAGES), help="comma-separated, in order")
+    parser.add_argument("--out", default="outputs", help="folder that receives <prompt>/<stage>/")
+    parser.add_argument("--name", help="folder name instead of the one made from the prompt")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gpu", default="0", help="GPU index for launch.py; ignored without a GPU")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="passed on to every stage")
+    args = parser.parse_intermixed_args(argv)
+    if not args.prompt.strip():
+        parser.error('prompt is empty; say what to make, e.g. "a red mug"')
+    known = [stage.name for stage in STAGES]
+    args.stages = [name.strip() for name in args.stages.split(",") if name.strip()]
+    unknown = [name for name in args.stages if name not in known]
+    if unknown or not args.stages:
+        parser.error(f"--stages {','.join(unknown) or '(none)'}; choices: {', '.join(known)}")
+    for override in args.overrides:
+        if "=" not in override:
+            parser.error(f"{override!r} is not of the form key=value")
+    return args
+
+
+def command(stage: Stage, args: argparse.Namespace, folder: Path) -> list[str]:
+    """The launch.py call of a stage: fresh, or continuing from its last checkpoint."""
+    config = ROOT / "configs" / stage.config.format(set=CONFIG_SETS[args.config_set])
+    last = folder / stage.name / "ckpts" / "last.ckpt"
+    call = [sys.executable, str(ROOT / "launch.py"), "--config", str(config), "--train", "--gpu", args.gpu]
+    call += [f"exp_root_dir={folder.parent}", f"name={folder.name}", f"tag={stage.name}", "use_timestamp=false"]
+    call += [f"seed={args.seed}", f"system.prompt_processor.prompt={quoted(args.prompt)}"]
+    if args.method and stage.name != "geometry":
+        call.append(f"system.guidance.method={args.method}")
+    if stage.after:
+        call.append(f"{stage.starts_from}={folder / stage.after / 'ckpts' / 'last.ckpt'}")
+    if last.is_file():
+        call.append(f"resume={last}")
+    return call + args.overrides
+
+
+def quoted(prompt: str) -> str:
+    """A prompt as a YAML string, safe in OmegaConf's key=value syntax whatever it contains."""
+    flat = " ".join(prompt.split())
+    return '"' + flat.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    folder = Path(args.out).expanduser().resolve() / (args.name or slug(args.prompt))
+    print(f"text-to-3d: {args.prompt!r} -> {folder}")
+    for stage in (stage for stage in STAGES if stage.name in args.stages):
+        done = folder / stage.name / "done"
+        if done.is_file():
+            print(f"text-to-3d: {stage.name} is finished ({done.read_text().strip()})")
+            continue
+        if stage.after and not (folder / stage.after / "done").is_file():
+            print(f"text-to-3d: {stage.name} needs {stage.after} first; add it to --stages", file=sys.stderr)
+            return 2
+        start = time.monotonic()
+        status = subprocess.call(command(stage, args, folder), cwd=ROOT)
+        if status:
+            print(f"text-to-3d: {stage.name} stopped with status {status}; run again to continue", file=sys.stderr)
+            return status
+        scratch = done.with_suffix(".tmp")
+        scratch.write_text(f"{time.monotonic() - start:.0f} s\n")
+        os.replace(scratch, done)
+    print("text-to-3d: results")
+    for path in results(folder):
+        print(f"  {path}")
+    return 0
+
+
+def results(folder: Path) -> list[Path]:
+    """What a person would open first: the latest turntable of each stage, exported assets, the report."""
+    found = []
+    for stage in STAGES:
+        save = folder / stage.name / "save"
+        found += sorted(save.glob("it*-test.mp4"), key=lambda p: p.stat().st_mtime)[-1:]
+        found += sorted(path for path in save.glob("it*-export/*") if path.suffix in (".glb", ".obj"))
+    return found + sorted(folder.glob("report.html"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""The registered guidance: every method runs, each option changes what it says, gradients are the objective's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from prompt_stub import StubPrompts, cameras
+
+import threestudio  # noqa: F401  the host first, as launch.py does
+from uni_instruct_guidance.core import METHODS
+from uni_instruct_guidance.guidance.uni_instruct import UniInstructGuidance
+
+RUNS_IN_3D = [
+    "sds",
+    "vsd",
+    "diff_instruct",
+    "swiftbrush",
+    "dmd2",
+    "sim",
+    "sid",
+    "sida",
+    "sid_lsg",
+    "f_distill",
+    "uni_instruct",
+]
+NEEDS_OTHER_DATA = {"dds": "reference image", "dmd": "regression", "red_diff": "data_fidelity"}
+NEEDS_REWARD = ["di_pp", "di_star"]
+
+
+@pytest.fixture
+def build(tiny_teacher, tmp_path):
+    def make(**options):
+        bank = {"size": 2, "steps": 2, **options.pop("bank", {})}
+        config = {
+            "pretrained_model_name_or_path": str(tiny_teacher),
+            "half_precision_weights": False,
+            "bank": bank,
+            "bank_dir": str(tmp_path / "bank"),
+            **options,
+        }
+        torch.manual_seed(0)
+        return UniInstructGuidance(config)
+
+    return make
+
+
+def run(guidance, batch=2, seed=0, rgb=None):
+    torch.manual_seed(seed)
+    rgb = torch.rand(batch, 16, 16, 3) if rgb is None else rgb
+    rgb = rgb.clone().requires_grad_(True)
+    out = guidance(rgb, StubPrompts(16), **cameras(batch))
+    return rgb, out
+
+
+def test_every_method_is_sorted():
+    assert sorted([*RUNS_IN_3D, *NEEDS_OTHER_DATA, *NEEDS_REWARD]) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("method", RUNS_IN_3D)
+def test_method_gives_finite_gradients(method, build):
+    guidance = build(method=method, guidance_scale=7.5)
+    guidance.inner_step = torch.Tensor.backward
+    rgb, out = run(guidance)
+    sum(value for key, value in out.items() if key.startswith("loss_")).backward()
+    assert torch.isfinite(rgb.grad).all() and rgb.grad.abs().sum() > 0
+    learned = METHODS[method].learns_fake_score
+    assert ("loss_fake_score" in out) == learned
+    fake_grads = [p.grad for p in guidance.parameters() if p.grad is not None]
+    assert bool(fake_grads) == learned
+    assert all(torch.isfinite(grad).all() for grad in fake_grads)
+    assert out["min_step"] == pytest.approx(20) and out["max_step"] == pytest.approx(980)
+
+
+@pytest.mark.parametrize(("method", "needs"), NEEDS_OTHER_DATA.items())
+def test_methods_that_need_other_data_say_so(method, needs, build):
+    with pytest.raises(ValueError, match=f"method='{method}'.*{needs}"):
+        build(method=method)
+
+
+@pytest.mark.parametrize("method", NEEDS_REWARD)
+def test_methods_that_need_a_reward_say_so(method, build):
+    with pytest.raises(ValueError, match=r"needs a reward; set system.guidance.reward_type"):
+        build(method=method)
+
+
+def test_sds_gradient_is_sigma2_times_noise_difference(build):
+    """∂L/∂latents = σ² (ε̂_q − ε), recomputed from the scheduler's own numbers with the same random draws."""
+    guidance = build(method="sds", guidance_scale=3.0)
+    torch.manual_seed(5)
+    latents = torch.randn(2, 4, 8, 8, requires_grad=True)
+    prompts, views = StubPrompts(16), cameras(2)
+    torch.manual_seed(9)
+    out = guidance(latents.permute(0, 2, 3, 1), prompts, **views, rgb_as_latents=True)
+    (grad,) = torch.autograd.grad(out["loss_uni_instruct"], latents)
+    torch.manual_seed(9)
+    times = guidance.sampler.sample(guidance.teacher.process, 2)
+    eps = torch.randn(2, 4, 8, 8)
+    alpha, sigma = times.alpha.reshape(-1, 1, 1, 1), times.sigma.reshape(-1, 1, 1, 1)
+    x_t = alpha * latents.detach() + sigma * eps
+    text = prompts.get_text_embeddings(views["elevation"], views["azimuth"], views["camera_distances"])
+    with torch.no_grad():
+        pair = guidance.teacher.unet(torch.cat([x_t] * 2), torch.cat([times.t] * 2), encoder_hidden_states=text).sample
+    cond, uncond = pair.chunk(2)
+    eps_teacher = uncond + 3.0 * (cond - uncond)
+    # loss is averaged over the batch of 2
+    torch.testing.assert_close(grad * 2, sigma**2 * (eps_teacher - eps), rtol=1e-3, atol=1e-4)
+
+
+def test_fake_score_that_is_the_teacher_leaves_no_gradient(build):
+    """Without guidance and at step 0 LoRA equals the teacher, so reverse-KL DI has nothing to say."""
+    guidance = build(method="vsd", guidance_scale=1.0)
+    rgb, out = run(guidance)
+    (grad,) = torch.autograd.grad(out["loss_uni_instruct"], rgb)
+    assert grad.abs().max() < 1e-5
+    guidance = build(method="vsd", guidance_scale=7.5)
+    rgb, out = run(guidance)
+    (grad,) = torch.autograd.grad(out["loss_uni_instruct"], rgb)
+    assert grad.abs().max() > 1e-5
+
+
+OPTIONS = {
+    "divergence": "chi2",
+    "gradient": "exact",
+    "kappa": 0.5,
+    "jacobian": "none",
+    "weighting": "sigma2",
+    "distance": "pseudo_huber",
+    "lambda_sim": 0.5,
+    "lambda_di": 0.3,
+    "log_r_clamp": 0.01,
+    "batch_normalise": True,
+    "guidance_scale": 3.0,
+    "guidance_rescale": 0.7,
+    "min_step_percent": 0.5,
+    "max_step_percent": 0.3,
+    "time_sampler": "uniform_log_snr",
+    "auxiliary": {"gan": 5.0},
+    "view_dependent_prompting": False,
+    "schedule": {0: {"divergence": "rkl"}},
+    "warmup": {"steps": 1, "guidance_scale": 30.0},
+    "gradient_size": {"scale": "batch", "target": 2.0},
+    "discriminator": {"warmup_steps": 5},
+    "fake_score": {"guidance_scale": 3.0},
+}
+
+
+# Forward KL has no path and no DI term (h = r h', C2 = 0): these two options need a divergence that does.
+BASES = {"kappa": {"divergence": "jkl"}, "lambda_di": {"divergence": "chi2"}}
+
+
+def trained(guidance):
+    """Push the learned networks off their neutral start, always in the same way."""
+    torch.manual_seed(3)
+    for parameter in guidance.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return guidance
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_changes_the_gradient(name, build):
+    base = {"divergence": "fkl", "gradient": "paper", "guidance_scale": 7.5, **BASES.get(name, {})}
+
+    def gradient(**options):
+        rgb, out = run(trained(build(**{**base, **options})), batch=3)
+        return torch.autograd.grad(out["loss_uni_instruct"], rgb)[0]
+
+    torch.testing.assert_close(gradient(), gradient())
+    change = (gradient(**{name: OPTIONS[name]}) - gradient()).norm() / gradient().norm()
+    assert change > 1e-3, f"{name} does nothing"
+
+
+def test_table5_c1_changes_the_reverse_kl_gradient(build):
+    grads = []
+    for table5 in (False, True):
+        rgb, out = run(trained(build(divergence="rkl", guidance_scale=7.5, table5_c1=table5)))
+        grads.append(torch.autograd.grad(out["loss_uni_instruct"], rgb)[0])
+    # the table prints C1 = −1 where Eq. 3.4 gives −2: with κ = 0 and no GAN the SIM term halves
+    assert not torch.allclose(grads[0], grads[1])
+
+
+def test_schedules_follow_the_step(build):
+    from omegaconf import OmegaConf
+
+    guidance = build(
+        max_step_percent=OmegaConf.create([0, 0.98, 0.5, 100]),
+        guidance_scale=OmegaConf.create([0, 10.0, 5.0, 100]),
+        schedule={50: {"divergence": "fkl"}},
+        divergence="rkl",
+        warmup={"steps": 10, "guidance_scale": 33.0},
+    )
+    seen = {}
+    for step in (0, 20, 60, 200):
+        guidance.update_step(0, step)
+        seen[step] = (guidance.current.name, guidance.current.objective.divergence.name, guidance.guidance_scale)
+        assert guidance.max_fraction == pytest.approx(max(0.98 - 0.0048 * step, 0.5))
+    assert seen[0] == ("sds", "rkl", 33.0)
+    assert seen[20] == ("uni_instruct", "rkl", 9.0)
+    assert seen[60] == ("uni_instruct", "fkl", 7.0)
+    assert seen[200] == ("uni_instruct", "fkl", 5.0)
+
+
+def test_bank_is_kept_refreshed_and_reproduced(build, tmp_path):
+    guidance = build(divergence="fkl", bank={"size": 3, "refresh_every": 10})
+    run(guidance)
+    first = guidance.bank.latents.clone()
+    assert first.shape == (4, 3, 4, 8, 8)
+    files = set((tmp_path / "bank").iterdir())
+    assert len(files) == 1
+    guidance.update_step(0, 10)
+    assert not torch.equal(guidance.bank.latents, first) and len(set((tmp_path / "bank").iterdir())) == 2
+    again = build(divergence="fkl", bank={"size": 3, "refresh_every": 10})
+    run(again)
+    assert torch.equal(again.bank.latents, first)
+    # a damaged cache file is drawn again, with the same samples
+    file = files.pop()
+    file.write_bytes(file.read_bytes()[:-7])
+    repaired = build(divergence="fkl", bank={"size": 3, "refresh_every": 10})
+    run(repaired)
+    assert torch.equal(repaired.bank.latents, first)
+
+
+def test_several_updates_need_the_systems_optimiser(build):
+    guidance = build(method="vsd", fake_score={"updates_per_step": 3})
+    with pytest.raises(ValueError, match=r"updates_per_step > 1"):
+        run(guidance)
+    taken = []
+    guidance.inner_step = lambda loss: taken.append(float(loss))
+    run(guidance)
+    assert len(taken) == 2
+
+
+def test_one_fake_forward_serves_score_and_logit(build):
+    guidance = build(divergence="fkl", auxiliary={"gan": 0.01})
+    run(guidance)
+    calls = []
+    handle = guidance.networks.fake.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    run(guidance)
+    handle.remove()
+    # denoising update, discriminator update (encoder only), and one pass for score + logit
+    assert len(calls) == 3
+
+
+def test_state_holds_learned_weights_only(build):
+    guidance = build(divergence="fkl")
+    run(guidance)
+    names = set(guidance.state_dict())
+    assert any(name.startswith("networks.head.") for name in names)
+    assert any("lora_" in name for name in names)
+    assert not any("unet" in name or "vae" in name for name in names)
+    other = build(divergence="fkl")
+    trained(guidance)
+    other.load_state_dict(guidance.state_dict())
+    a, b = run(guidance)[1]["loss_uni_instruct"], run(other)[1]["loss_uni_instruct"]
+    torch.testing.assert_close(a, b)
+
+
+def test_bad_sample_is_masked_and_counted(build):
+    guidance = build(method="vsd", guidance_scale=7.5)
+    latents = torch.randn(2, 4, 8, 8)
+    latents[1] = float("nan")
+    latents.requires_grad_(True)
+    out = guidance(latents.permute(0, 2, 3, 1), StubPrompts(16), **cameras(2), rgb_as_latents=True)
+    assert out["rejected"] == 1
+    (grad,) = torch.autograd.grad(out["loss_uni_instruct"], latents)
+    assert grad[0].abs().sum() > 0 and grad[1].abs().sum() == 0
+
+
+def test_samples_for_pictures(build):
+    guidance = build(method="vsd", bank={"steps": 2})
+    a = guidance.sample(StubPrompts(16), **cameras(2), seed=1)
+    b = guidance.sample(StubPrompts(16), **cameras(2), seed=1)
+    lora = guidance.sample_lora(StubPrompts(16), **cameras(2), seed=1)
+    assert a.shape == lora.shape == (2, 32, 32, 3)
+    assert torch.equal(a, b) and a.min() >= 0 and a.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "dreamfusion"}, "method='dreamfusion'.*sds"),
+        ({"divergence": "kl"}, "divergence='kl'.*fkl"),
+        ({"gradient": "true"}, "gradient='true'.*exact"),
+        ({"weighting": "snr"}, "weighting='snr'.*theory"),
+        ({"schedule": {5: {"divergenc": "fkl"}}}, "divergenc"),
+        ({"auxiliary": {"gann": 1.0}}, "gann"),
+        ({"discriminator": {"backbone": "resnet"}}, "backbone 'resnet'.*teacher"),
+        ({"discriminator": {"features": ["up.0"]}}, r"features \['up.0'\].*mid"),
+        ({"bank": {"size": 0}}, "bank.size 0"),
+        ({"bank": {"solver": "euler"}}, "solver 'euler'.*dpm"),
+        ({"time_sampler": "cosine"}, "sampler='cosine'.*uniform_t"),
+        ({"warmup": {"steps": 3, "method": "vsd"}}, "warmup.method='vsd'"),
+        ({"gradient_size": {"scale": "max"}}, "mode='max'.*running"),
+    ],
+)
+def test_bad_options_are_named_with_choices(options, message, build):
+    with pytest.raises(ValueError, match=message):
+        run(build(**{"divergence": "fkl", **options}))
