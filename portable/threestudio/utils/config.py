@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
+from yaml import YAMLError
 
 from threestudio.utils.errors import SpecificationError, UnknownKeyError, UserError
 from threestudio.utils.files import atomic_path, safe_name
@@ -125,9 +127,14 @@ def load_config(*yamls: str, cli_args: list[str] | None = None, from_string: boo
     for yaml in yamls:
         if not from_string and not os.path.isfile(yaml):
             raise UserError(f"no such configuration file: {yaml}")
-        parts.append(OmegaConf.create(yaml) if from_string else OmegaConf.load(yaml))
+        try:
+            parts.append(OmegaConf.create(yaml) if from_string else OmegaConf.load(yaml))
+        except YAMLError as error:
+            raise UserError(f"{'text' if from_string else yaml} is not valid YAML: {error}") from error
     merged = OmegaConf.merge(*parts, OmegaConf.from_cli(cli_args or []), kwargs)
     OmegaConf.resolve(merged)
+    _require_known_keys(ExperimentConfig, merged)
+    OmegaConf.merge(OmegaConf.structured(ExperimentConfig), merged)  # wrong types are found before a folder is made
     return parse_structured(ExperimentConfig, merged)
 
 
@@ -149,8 +156,22 @@ def parse_structured(fields: type, cfg: dict | DictConfig | None = None) -> Dict
         TypeError: ``cfg`` is None or not a mapping, or has keys that the dataclass lacks.
         omegaconf.errors.ValidationError: a value that does not fit the field's type.
     """
+    _require_known_keys(fields, cfg)
+    try:
+        return OmegaConf.structured(fields(**cfg))
+    except ValidationError as error:
+        # omegaconf names the field, and a class that is always called Config
+        reason = str(error.msg or error).splitlines()[0]
+        raise ValidationError(f"{_owner(fields)}.{error.full_key}: {reason}") from error
+
+
+def _owner(fields: type) -> str:
+    return fields.__qualname__.removesuffix(".Config")
+
+
+def _require_known_keys(fields: type, cfg: Any) -> None:
     choices = [f.name for f in dataclasses.fields(fields)]
-    owner = fields.__qualname__.removesuffix(".Config")
+    owner = _owner(fields)
     if not isinstance(cfg, (dict, DictConfig)):
         raise UnknownKeyError(f"the configuration of {owner} must be a mapping of {', '.join(choices)}; got {cfg!r}")
     unknown = [str(key) for key in cfg if key not in choices]
@@ -158,4 +179,3 @@ def parse_structured(fields: type, cfg: dict | DictConfig | None = None) -> Dict
         near = [match for key in unknown for match in get_close_matches(key, choices, n=1)]
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise UnknownKeyError(f"{owner} has no key {', '.join(unknown)}{hint}; its keys: {', '.join(choices)}")
-    return OmegaConf.structured(fields(**cfg))

@@ -25,7 +25,6 @@ __all__ = [
     "cleanup",
     "config_to_primitive",
     "enable_gradient",
-    "find_last_path",
     "finish_with_cleanup",
     "get_device",
     "get_rank",
@@ -185,16 +184,3 @@ def enable_gradient(model: nn.Module, enabled: bool = True) -> None:
     """Turn gradients of all parameters on or off."""
     for parameter in model.parameters():
         parameter.requires_grad_(enabled)
-
-
-def find_last_path(path: str) -> str:
-    """Checkpoint that ``path`` means: itself, or with a ``LAST`` in it the newest one of the folder there."""
-    if "LAST" not in path:
-        return path
-    folder = path.partition("LAST")[0]
-    if not os.path.isdir(folder):
-        raise UserError(f"no such folder of trials: {folder}")
-    trials = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    if not trials:
-        raise UserError(f"no trial in {folder}")
-    return path.replace("LAST", max(trials), 1)

@@ -24,17 +24,21 @@ def run_seed() -> int | None:
     return int(seed) if seed else None
 
 
-def derived_seed(stream: int, index: int) -> int:
+def derived_seed(stream: int, *index: int) -> int:
     """Well mixed 63-bit seed for item ``index`` of ``stream`` in this process."""
-    sequence = np.random.SeedSequence([run_seed() or 0, get_rank(), stream, index])
+    sequence = np.random.SeedSequence([run_seed() or 0, get_rank(), stream, *index])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def seed_step(global_step: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators for one training step, if the run has a seed."""
+def seed_step(global_step: int, batch_idx: int = 0) -> None:
+    """Seed Python's, NumPy's and torch's global generators for one training batch, if the run has a seed.
+
+    Args:
+        batch_idx: tells the batches apart that accumulate gradients for one step.
+    """
     if run_seed() is None:
         return
-    seed = derived_seed(STEP, global_step)
+    seed = derived_seed(STEP, global_step, batch_idx)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the legacy generator is what other libraries draw from
     torch.manual_seed(seed)

@@ -1,0 +1,109 @@
+"""Train, validate, test or export from a configuration, with threestudio's command line.
+
+    python launch.py --config configs/shapes-nerf.yaml --train system.prompt_processor.prompt="a red mug"
+
+Picks the host: threestudio where it is installed or where this is run from a checkout of it, else the built-in one in
+``portable/``. Then every folder of ``custom/`` is loaded as an extension. ``key=value`` arguments override the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+HOSTS = ("auto", "builtin", "threestudio")
+
+
+def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the ``key=value`` overrides."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file; configs/parsed.yaml of a trial to go on with it")
+    parser.add_argument("--gpu", default="0", help="GPUs to use, as 0 or 0,1 (CUDA_VISIBLE_DEVICES goes first); cpu")
+    parser.add_argument("--host", default="auto", choices=HOSTS, help="which threestudio answers")
+    parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks")
+    parser.add_argument("--typecheck", action="store_true", help="check array shapes at run time (needs typeguard)")
+    action = parser.add_mutually_exclusive_group(required=True)
+    for name, text in (
+        ("train", "train, then test"),
+        ("validate", "render the validation views"),
+        ("test", "render the turntable"),
+        ("export", "write a mesh"),
+    ):
+        action.add_argument(f"--{name}", action="store_const", const=name, dest="action", help=text)
+    args, overrides = parser.parse_known_args(argv)
+    for override in overrides:
+        if override.startswith("-") or "=" not in override:
+            parser.error(f"unknown argument {override!r}; overrides are written key=value")
+    return args, overrides
+
+
+def find_checkout() -> Path | None:
+    """Folder of a real threestudio: the working folder, or where Python finds the package."""
+    if (Path.cwd() / "threestudio" / "__init__.py").is_file():
+        return Path.cwd()
+    spec = importlib.util.find_spec("threestudio")
+    if spec is None or spec.origin is None:
+        return None
+    checkout = Path(spec.origin).resolve().parents[1]
+    return None if checkout == ROOT / "portable" else checkout
+
+
+def run_in_checkout(checkout: Path, args: argparse.Namespace, overrides: list[str]) -> int:
+    """Hand over to threestudio's own launcher, which has the same command line and loads the linked extension."""
+    import runpy
+
+    launcher = checkout / "launch.py"
+    if not launcher.is_file():
+        print(f"error: threestudio at {checkout} has no launch.py; use --host builtin", file=sys.stderr)
+        return 2
+    print(f"host: threestudio in {checkout}", file=sys.stderr)
+    link = Path.cwd() / "custom" / "uni_instruct_guidance"  # its launcher looks in the working folder
+    if not link.exists():
+        print(f"error: link the extension first: ln -s {ROOT / 'custom' / link.name} {link}", file=sys.stderr)
+        return 2
+    flags = [f"--{name}" for name in ("verbose", "typecheck") if getattr(args, name)]
+    command = ["--config", args.config, f"--{args.action}", "--gpu", args.gpu, *flags, *overrides]
+    sys.argv = [str(launcher), *command]
+    sys.path.insert(0, str(checkout))
+    runpy.run_path(str(launcher), run_name="__main__")
+    return 0
+
+
+def install_typechecker() -> bool:
+    """Check annotated array shapes in everything imported from now on; False without a type checker."""
+    if importlib.util.find_spec("typeguard") is None:
+        return False
+    from jaxtyping import install_import_hook
+
+    install_import_hook(["threestudio", "backends"], "typeguard.typechecked")
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0, or 2 after one line about what the user can mend."""
+    argv = sys.argv[1:] if argv is None else argv
+    args, overrides = arguments(argv)
+    checkout = find_checkout() if args.host != "builtin" else None
+    if args.host == "threestudio" and checkout is None:
+        print("error: --host threestudio, but no threestudio is installed and this is no checkout", file=sys.stderr)
+        return 2
+    if checkout is not None:
+        return run_in_checkout(checkout, args, overrides)
+    if args.gpu != "cpu" and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
+    sys.path.insert(0, str(ROOT / "portable"))
+    if args.typecheck and not install_typechecker():
+        print("error: --typecheck needs typeguard: pip install typeguard", file=sys.stderr)
+        return 2
+    from threestudio.runner import run  # after CUDA_VISIBLE_DEVICES, which torch reads once
+
+    extension_folders = [ROOT / "custom", Path.cwd() / "custom"]
+    return run(args.config, args.action, overrides, extension_folders, cpu=args.gpu == "cpu", verbose=args.verbose)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

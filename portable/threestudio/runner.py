@@ -1,0 +1,238 @@
+"""One run, from configuration to results: what ``launch.py`` does once the host is chosen."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+import threestudio
+from backends import select
+from threestudio.extensions import load_extensions
+from threestudio.systems.base import BaseSystem
+from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, StepProgressBar
+from threestudio.utils.checkpoints import AtomicCheckpointIO, ResumableCheckpoint
+from threestudio.utils.config import load_config
+from threestudio.utils.errors import UserError
+from threestudio.utils.logging import logger
+from threestudio.utils.misc import get_device, get_rank, load_checkpoint, set_device
+
+#: Torch's device type -> Lightning's accelerator.
+ACCELERATORS = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
+
+#: What a mistake in a configuration or a file raises while a run is being set up.
+SETUP_ERRORS = (ValueError, TypeError, OSError, KeyError, OmegaConfBaseException, MisconfigurationException)
+
+#: Conditions of the machine, not of the program: shown in one line at any time.
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+#: Lightning's remarks about choices that are made on purpose here.
+NOISE = (
+    r".*does not have many workers.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*your dataloader is not resumable.*",
+    r".*IterableDataset.*__len__.*",
+    r".*Found \d+ module\(s\) in eval mode at the start of training.*",
+)
+
+
+class FirstStep(Callback):
+    """Knows whether a training step was completed, which ends the set-up."""
+
+    done = False
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.done = True
+
+
+def run(
+    config: str,
+    action: str,
+    overrides: list[str],
+    extension_folders: Iterable[Path],
+    cpu: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Carry out one command line.
+
+    Args:
+        config: YAML file.
+        action: a key of :data:`ACTIONS`.
+        overrides: ``key=value`` strings.
+        extension_folders: folders whose sub-folders are extensions.
+        cpu: leave accelerators alone.
+        verbose: log more, and show the traceback of a user's mistake.
+
+    Returns:
+        0, or 2 after one line on the standard error about what the user can mend.
+    """
+    _quiet(verbose)
+    first_step = FirstStep()
+    cfg = None
+    try:
+        if cpu:
+            set_device("cpu")
+        load_extensions(extension_folders)
+        n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
+        cfg = load_config(config, cli_args=overrides, n_gpus=n_gpus)
+        if cfg.trainer.get("accelerator") == "cpu":
+            set_device("cpu")
+        _announce(cfg)
+        _carry_out(action, cfg, config, first_step)
+    except Exception as error:
+        if cfg is not None:
+            _remove_empty_folders(cfg)
+        if verbose or not _users_to_mend(error, first_step.done):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    threestudio.info(f"results: {cfg.trial_dir}")
+    return 0
+
+
+def _carry_out(action: str, cfg: DictConfig, config: str, first_step: FirstStep) -> None:
+    pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
+    if cfg.resume is not None:
+        checkpoint = load_checkpoint(cfg.resume, map_location="meta")
+    _require(cfg, "data_type", "system_type")
+    datamodule = threestudio.find(cfg.data_type)(cfg.data)
+    system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=cfg.resume is not None)
+    system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
+    trainer = build_trainer(cfg, config, training=action == "train", callbacks=[first_step])
+    if action == "train":
+        if not {"max_steps", "max_epochs", "max_time"} & set(cfg.trainer):
+            raise UserError("trainer.max_steps is missing: random cameras never end")
+        trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
+        trainer.test(system, datamodule=datamodule)
+        return
+    if cfg.resume is None:
+        threestudio.warn("resume is not given: the result is that of untrained modules")
+    else:
+        system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
+    ACTIONS[action](trainer, system, datamodule=datamodule, ckpt_path=cfg.resume)
+
+
+#: What a trained checkpoint can be used for, by Lightning's name for it.
+ACTIONS = {"validate": pl.Trainer.validate, "test": pl.Trainer.test, "export": pl.Trainer.predict}
+
+
+def build_trainer(cfg: DictConfig, config: str, training: bool, callbacks: list[Callback]) -> pl.Trainer:
+    """Lightning's trainer for this machine, with ``cfg.trainer`` on top.
+
+    Raises:
+        ValueError: a key of ``trainer`` or ``checkpoint`` that Lightning does not know.
+    """
+    arguments = _known(pl.Trainer, cfg.trainer, "trainer")
+    if training:
+        checkpoint = _known(ModelCheckpoint, cfg.checkpoint, "checkpoint")
+        callbacks = [
+            *callbacks,
+            ResumableCheckpoint(os.path.join(cfg.trial_dir, "ckpts"), **checkpoint),
+            LearningRateMonitor(logging_interval="step"),
+            ConfigSnapshotCallback(config, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False),
+            CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
+        ]
+    if arguments.get("enable_progress_bar", True):
+        callbacks = [*callbacks, StepProgressBar()]
+    device = get_device()
+    defaults = {
+        "accelerator": ACCELERATORS[device.type],
+        "devices": cfg.n_gpus,
+        "logger": _loggers(cfg) if training else False,
+        "inference_mode": False,  # normals are gradients of the field, also when rendering a test view
+        "enable_model_summary": False,
+        "enable_checkpointing": training,
+        "plugins": [AtomicCheckpointIO()],
+    }
+    return pl.Trainer(callbacks=callbacks, **{**defaults, **arguments})
+
+
+def _loggers(cfg: DictConfig) -> list:
+    loggers: list = [TensorBoardLogger(cfg.trial_dir, name="tb_logs"), CSVLogger(cfg.trial_dir, name="csv_logs")]
+    wandb = cfg.system.get("loggers", {}).get("wandb", {})
+    if wandb.get("enable", False):
+        if find_spec("wandb") is None:
+            raise UserError("system.loggers.wandb.enable is true, but wandb is not installed: pip install wandb")
+        names = {key: wandb.get(key) for key in ("project", "name")}
+        loggers.append(pl.loggers.WandbLogger(save_dir=cfg.trial_dir, **names))
+    return loggers
+
+
+def _known(target: type, block: Any, key: str) -> dict:
+    """Keyword arguments from a block of the configuration, none of them unknown."""
+    values = OmegaConf.to_container(block) if isinstance(block, DictConfig) else dict(block)
+    choices = list(inspect.signature(target.__init__).parameters)[1:]
+    unknown = [name for name in values if name not in choices]
+    if unknown:
+        raise UserError(f"{key} has no key {', '.join(unknown)}; its keys: {', '.join(choices)}")
+    return values
+
+
+def _require(cfg: DictConfig, *keys: str) -> None:
+    for key in keys:
+        if not cfg[key]:
+            raise UserError(f"{key} is missing; registered: {', '.join(sorted(threestudio.__modules__))}")
+
+
+def _announce(cfg: DictConfig) -> None:
+    device = get_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    backends = ", ".join(f"{what}: {who}" for what, who in select.describe(device).items())
+    threestudio.info(f"host: built-in threestudio {threestudio.__version__}; device: {device} ({name})")
+    threestudio.info(f"backends: {backends}")
+    key = "pretrained_model_name_or_path"
+    teachers = {block[key] for block in cfg.system.values() if isinstance(block, DictConfig) and block.get(key)}
+    threestudio.info(f"teacher: {', '.join(sorted(teachers)) or 'none'}")
+    threestudio.info(f"trial: {cfg.trial_dir}")
+
+
+def _quiet(verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if verbose:
+        return
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _users_to_mend(error: Exception, training: bool) -> bool:
+    if isinstance(error, UserError):
+        return True
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        return True
+    return not training and isinstance(error, SETUP_ERRORS)
+
+
+def _one_line(error: Exception) -> str:
+    """The message on one line; of a bare KeyError also that it is one."""
+    text = " ".join(str(error).split())
+    return f"KeyError: {text}" if type(error) is KeyError else text or type(error).__name__
+
+
+def _remove_empty_folders(cfg: DictConfig) -> None:
+    """Take back the trial folder of a run that wrote nothing."""
+    for folder in (cfg.trial_dir, cfg.exp_dir, cfg.exp_root_dir):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            return  # not empty, or not there

@@ -1,0 +1,194 @@
+"""What happens beside training: snapshots of configuration and code, progress on the terminal and in a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from tqdm.auto import tqdm
+
+from threestudio.utils.config import dump_config
+from threestudio.utils.files import atomic_path
+
+
+class VersionedCallback(Callback):
+    """Writes into ``save_root``, or with ``use_version`` into a new numbered folder of it."""
+
+    def __init__(self, save_root: str, version: int | None = None, use_version: bool = True) -> None:
+        self.save_root, self.use_version = save_root, use_version
+        self._version = version
+
+    @property
+    def version(self) -> int:
+        """Given number, or the first free one."""
+        if self._version is None:
+            taken = [p.name.removeprefix("version_") for p in Path(self.save_root).glob("version_*")]
+            self._version = max((int(n) for n in taken if n.isdigit()), default=-1) + 1
+        return self._version
+
+    @property
+    def savedir(self) -> str:
+        """Folder to write to."""
+        return os.path.join(self.save_root, f"version_{self.version}") if self.use_version else self.save_root
+
+
+class CodeSnapshotCallback(VersionedCallback):
+    """Copies the code that git knows (tracked, and untracked but not ignored) from the working folder."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy once."""
+        self._save()
+
+    @rank_zero_only
+    def _save(self) -> None:
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.py", "*.yaml", "*.txt"]
+        listing = subprocess.run(command, capture_output=True, text=True, check=False)
+        for name in listing.stdout.splitlines():
+            source = Path(name)
+            if source.is_file() and source.stat().st_size < 2**20:
+                target = Path(self.savedir) / source
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+
+class ConfigSnapshotCallback(VersionedCallback):
+    """``parsed.yaml`` (resolved, complete), ``raw.yaml`` (as given) and the command line.
+
+    Args:
+        save_root: folder of the two files; ``cmd.txt`` goes beside it.
+        command: command line; None: that of this process.
+    """
+
+    def __init__(
+        self,
+        config_path: str,
+        config: Any,
+        save_root: str,
+        version: int | None = None,
+        use_version: bool = True,
+        command: str | None = None,
+    ) -> None:
+        super().__init__(save_root, version, use_version)
+        self.config_path, self.config = config_path, config
+        self.command = " ".join(["python", *sys.argv]) if command is None else command
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Read the file that was given, before a run that continues in place replaces it."""
+        self._raw = Path(self.config_path).read_text()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write, now that everything could be built."""
+        self._save()
+
+    @rank_zero_only
+    def _save(self) -> None:
+        folder = Path(self.savedir)
+        dump_config(str(folder / "parsed.yaml"), self.config)
+        resuming_in_place = Path(self.config_path).resolve() == (folder / "parsed.yaml").resolve()
+        if not resuming_in_place:
+            with atomic_path(folder / "raw.yaml") as temporary:
+                temporary.write_text(self._raw)
+        with open(folder.parent / "cmd.txt", "a") as file:
+            file.write(f"{self.command}\n")
+
+
+class StepProgressBar(ProgressBar):
+    """One bar over all training steps with losses and time left, one over the views of a test or export.
+
+    Lightning's own bar counts batches of an epoch, which never ends here, so it knows no time left.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Lightning calls this on all processes but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._enabled = True
+
+    def _open(self, total: int | None, initial: int, description: str) -> None:
+        self._close()
+        # on a terminal redrawn in place; in a log file one line every ten seconds
+        interval = 0.5 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=description,
+            disable=not self._enabled,
+            mininterval=interval,
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open(trainer.max_steps if trainer.max_steps > 0 else None, trainer.global_step, "training")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        assert self._bar is not None
+        self._bar.update(trainer.global_step - self._bar.n)
+        # reading a metric waits for the device, so only when the bar was redrawn
+        if self._bar.last_print_n == self._bar.n:
+            self._bar.set_postfix(self._losses(trainer), refresh=False)
+
+    @staticmethod
+    def _losses(trainer: pl.Trainer) -> dict[str, str]:
+        prefix = "train/loss_"
+        metrics = trainer.callback_metrics.items()
+        losses = {
+            name.removeprefix(prefix): f"{float(value):.3g}" for name, value in metrics if name.startswith(prefix)
+        }
+        skipped = trainer.callback_metrics.get("train/skipped_steps")
+        return losses if skipped is None else {**losses, "skipped": f"{int(skipped)}"}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open(sum(trainer.num_test_batches), 0, "turntable")
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+
+class ProgressCallback(Callback):
+    """Writes the share that is done to a file, for programs that watch the run."""
+
+    def __init__(self, save_path: str) -> None:
+        super().__init__()
+        self._path = Path(save_path)
+        self._shown = -1
+
+    @rank_zero_only
+    def _write(self, text: str) -> None:
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(text)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        percent = 100 * trainer.global_step // max(trainer.max_steps, 1)
+        if percent != self._shown:
+            self._shown = percent
+            self._write(f"{percent} % of training ({trainer.global_step} of {trainer.max_steps} steps)\n")
