@@ -1,0 +1,115 @@
+"""Renders on disk: shards made by several processes, each written at once and skipped when it is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from tqdm import tqdm
+
+LABELS = ("class_id", "color_id", "pattern_id", "view_id", "kind")
+ARRAYS = ("image", "foreground", *LABELS)
+
+
+class World(Protocol):
+    """What a data source offers; ``shapes_world`` is one, the tests bring a toy."""
+
+    CLASSES: tuple[str, ...]
+    COLORS: tuple[str, ...]
+    PATTERNS: tuple[str, ...]
+    VIEWS: tuple[str, ...]
+    VIEW_CLASSES: tuple[str, ...]
+    sample_batch: Callable[..., dict[str, Any]]
+
+
+@dataclass
+class Renders:
+    """Images with their captions and labels, item i of every field belonging together."""
+
+    image: UInt8[np.ndarray, "n h w 3"]
+    foreground: UInt8[np.ndarray, "n h w"]
+    caption: list[str]
+    class_id: Int[np.ndarray, "n"]
+    color_id: Int[np.ndarray, "n"]
+    pattern_id: Int[np.ndarray, "n"]
+    view_id: Int[np.ndarray, "n"]
+    kind: Int[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.caption)
+
+
+def normalised(image: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 3 h w"]:
+    """uint8 images as float32 in [-1, 1], channels first."""
+    return np.ascontiguousarray(image.transpose(0, 3, 1, 2)).astype(np.float32) / 127.5 - 1.0
+
+
+def _shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard_{index:04d}.npz"
+
+
+def _render_shard(world: World, folder: Path, index: int, spec: dict[str, Any]) -> int:
+    batch = world.sample_batch(
+        spec["seed"], index * spec["shard"], spec["shard"], size=spec["size"], split=spec["split"], group=spec["group"]
+    )
+    path = _shard_path(folder, index)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.savez(file, caption=np.asarray(batch["caption"]), **{name: np.asarray(batch[name]) for name in ARRAYS})
+    os.replace(partial, path)
+    return spec["shard"]
+
+
+def _import_world_and_render(folder: Path, index: int, spec: dict[str, Any]) -> int:
+    import shapes_world
+
+    return _render_shard(shapes_world, folder, index, spec)
+
+
+def generate(
+    folder: Path, images: int, *, size: int, split: str, seed: int, group: int, shard: int,
+    world: World | None = None, workers: int = 1,
+) -> None:  # fmt: skip
+    """Fill ``folder`` with ``images`` renders in shards of ``shard``; shards already there are kept.
+
+    ``world=None`` is the procedural world, rendered by ``workers`` processes; any other source runs in this one.
+    Raises ValueError if ``shard`` does not hold whole groups.
+    """
+    if shard % group:
+        raise ValueError(f"data.shard={shard} must be a multiple of data.group={group}")
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {"seed": seed, "shard": shard, "size": size, "split": split, "group": group}
+    missing = [i for i in range(-(-images // shard)) if not _shard_path(folder, i).exists()]
+    with tqdm(total=len(missing) * shard, desc=f"render {folder.name}", unit="img", disable=not missing) as bar:
+        if world is not None:
+            for index in missing:
+                bar.update(_render_shard(world, folder, index, spec))
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for done in pool.map(_import_world_and_render, *zip(*[(folder, i, spec) for i in missing])):
+                bar.update(done)
+
+
+def load(folder: Path, images: int | None = None) -> Renders:
+    """The renders of ``folder`` in memory, the first ``images`` of them. Raises FileNotFoundError if there are none."""
+    shards = sorted(folder.glob("shard_*.npz"))
+    if not shards:
+        raise FileNotFoundError(f"no renders in {folder}: run the phase 'data' first")
+    fields: dict[str, list[np.ndarray]] = {name: [] for name in (*ARRAYS, "caption")}
+    count = 0
+    for shard in shards:
+        if images is not None and count >= images:
+            break
+        with np.load(shard, allow_pickle=False) as file:
+            for name, parts in fields.items():
+                parts.append(file[name])
+        count += len(fields["caption"][-1])
+    stacked = {name: np.concatenate(parts)[:images] for name, parts in fields.items()}
+    return Renders(**{name: stacked[name] for name in ARRAYS}, caption=[str(text) for text in stacked["caption"]])

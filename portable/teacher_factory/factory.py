@@ -1,0 +1,196 @@
+"""The phases in order, with their files: what ``scripts/train_teacher.py`` runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from tqdm import tqdm
+
+from . import clip as clip_module
+from . import data, diffusion, report
+from . import judge as judge_module
+from . import vae as vae_module
+from .export import load_pipeline, save_pipeline
+from .loop import Trainer, atomic_save
+from .presets import Preset
+from .tokenizer import write_tokenizer
+
+
+class Factory:
+    """One run of the teacher's making.
+
+    ``work`` holds renders, checkpoints and sample grids; ``teacher``, ``clip`` (folders) and ``judge`` (file) receive
+    what ships. ``world`` defaults to the procedural world; any object with its interface will do.
+    """
+
+    def __init__(
+        self, preset: Preset, *, work: Path, teacher: Path, clip: Path, judge: Path, seed: int = 0,
+        device: str | torch.device = "cpu", workers: int = 1, world: data.World | None = None,
+    ):  # fmt: skip
+        self.preset, self.seed, self.workers, self.device = preset, seed, workers, torch.device(device)
+        self.work, self.teacher, self.clip, self.judge = Path(work), Path(teacher), Path(clip), Path(judge)
+        self._foreign_world = world
+        if world is None:
+            import shapes_world as world
+        self.world = world
+
+    def run(self, phase: str) -> None:
+        """Run one phase by name, see :data:`PHASES`."""
+        PHASES[phase](self)
+
+    # ---- renders -----------------------------------------------------------------------------------------------
+
+    def data(self) -> None:
+        """Render three sets: the teacher's, the judge's (all combinations), and held-out combinations."""
+        config = self.preset.data
+        sets = {
+            "train": (config.train_images, "train", config.seed + self.seed),
+            "judge": (config.judge_images, "all", config.seed + self.seed + 500_000),
+            "check": (config.held_out_images, "all", config.seed + self.seed + 600_000),
+            "held_out": (config.held_out_images, "held_out", config.seed + self.seed + 700_000),
+        }
+        for name, (images, split, seed) in sets.items():
+            data.generate(
+                self.work / name, images, size=config.size, split=split, seed=seed, group=config.group,
+                shard=config.shard, world=self._foreign_world, workers=self.workers,
+            )  # fmt: skip
+
+    def renders(self, name: str) -> data.Renders:
+        """One of the rendered sets: ``train``, ``judge``, ``check`` or ``held_out``."""
+        return data.load(self.work / name)
+
+    def _trainer(self, phase: str, model: torch.nn.Module, optim) -> Trainer:
+        return Trainer(
+            phase, model, optim, self.work / f"{phase}.pt", seed=self.seed, save_minutes=self.preset.save_minutes,
+            device=self.device,
+        )  # fmt: skip
+
+    def _bf16(self) -> bool:
+        return self.preset.bf16
+
+    # ---- VAE ---------------------------------------------------------------------------------------------------
+
+    def vae(self) -> None:
+        """Train the autoencoder, whiten its latents, encode every training render."""
+        torch.manual_seed(self.seed)
+        config, renders = self.preset.vae, self.renders("train")
+        model = vae_module.build_vae(config, self.preset.data.size)
+        trainer = self._trainer("vae", model, config.optim)
+        step = vae_module.vae_step(trainer.model, renders, config, self.device, self._bf16())
+        trained = trainer.train(step, on_save=lambda: self._reconstructions(trainer.ema, renders))
+        sample = vae_module.encode_means(trained, _part(renders, 4_000), self.device)
+        vae_module.fold_whitening(trained, *vae_module.whitening(sample))
+        latents = vae_module.encode_means(trained, renders, self.device, bf16=self.preset.bf16)
+        atomic_save(latents, self.work / "latents.pt")
+        staging = self.work / "vae.partial"
+        shutil.rmtree(staging, ignore_errors=True)
+        trained.to("cpu").save_pretrained(staging)
+        shutil.rmtree(self.work / "vae_model", ignore_errors=True)
+        staging.rename(self.work / "vae_model")
+
+    @torch.no_grad()
+    def _reconstructions(self, model: AutoencoderKL, renders: data.Renders) -> None:
+        pictures = renders.image[:32]
+        image = torch.from_numpy(data.normalised(pictures)).to(self.device)
+        output = model.decode(model.encode(image).latent_dist.mean).sample.clamp(-1, 1).cpu()
+        psnr = -10 * ((output - image.cpu()).square().mean() / 4).log10()
+        tqdm.write(f"vae: PSNR of 32 renders {psnr:.2f} dB")
+        decoded = ((output + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        pairs = [row for i in range(0, len(pictures), 8) for row in (*pictures[i : i + 8], *decoded[i : i + 8])]
+        report.grid(data.np.stack(pairs), 8).save(self.work / "vae.png")
+
+    # ---- U-Net and text encoder --------------------------------------------------------------------------------
+
+    def unet(self) -> None:
+        """Train U-Net and text encoder together; the pipeline folder follows every checkpoint."""
+        torch.manual_seed(self.seed)
+        config = self.preset.unet
+        if not (self.work / "vae_model").is_dir():
+            raise FileNotFoundError(f"no VAE in {self.work / 'vae_model'}: run the phase 'vae' first")
+        vae = AutoencoderKL.from_pretrained(self.work / "vae_model").eval()
+        latents: Tensor = torch.load(self.work / "latents.pt", weights_only=True)
+        captions = self.renders("train").caption
+        tokenizer = write_tokenizer(self.work / "tokenizer", captions, config.context)
+        model = diffusion.Denoiser(
+            diffusion.build_unet(config, latents.shape[-1]), diffusion.build_text_encoder(config, tokenizer)
+        )
+        trainer = self._trainer("unet", model, config.optim)
+        step = diffusion.denoiser_step(
+            trainer.model, tokenizer, latents, captions, config, self.preset.data.group, self.device, self._bf16()
+        )
+
+        def export() -> None:
+            save_pipeline(
+                self.teacher, vae, trainer.ema.unet, trainer.ema.text_encoder, tokenizer, diffusion.build_scheduler()
+            )
+
+        trainer.train(step, on_save=export)
+        export()
+
+    # ---- CLIP and judge ----------------------------------------------------------------------------------------
+
+    def train_clip(self) -> None:
+        """Train the open-clip model and say how often the right caption comes first."""
+        torch.manual_seed(self.seed)
+        config, renders = self.preset.clip, self.renders("train")
+        model = clip_module.build_clip(self.clip, config, renders.caption, self.preset.data.size)
+        trainer = self._trainer("clip", model, config.optim)
+        tokenizer = clip_module.open_clip.get_tokenizer(f"local-dir:{self.clip}")
+        step = clip_module.clip_step(
+            trainer.model, tokenizer, renders, self.world, config, self.preset.data.group, self.device
+        )
+        trainer.train(step, on_save=lambda: clip_module.save_clip(trainer.ema, self.clip))
+        clip_module.save_clip(trainer.ema, self.clip)
+        model, _, tokenizer = clip_module.load_clip(self.clip)
+        found = {
+            name: float(clip_module.retrieval(model, tokenizer, self.renders(name), self.world).mean())
+            for name in ("check", "held_out")
+        }
+        self._write("clip.json", found)
+
+    def train_judge(self) -> None:
+        """Train the judge and say how well it reads renders it never saw."""
+        torch.manual_seed(self.seed)
+        config, renders = self.preset.judge, self.renders("judge")
+        model = judge_module.build_judge(config, self.world, self.preset.data.size)
+        trainer = self._trainer("judge", model, config.optim)
+        step = judge_module.judge_step(trainer.model, renders, config, self.device)
+        trainer.train(step, on_save=lambda: judge_module.save_judge(trainer.ema, self.judge))
+        judge_module.save_judge(trainer.ema, self.judge)
+        shipped = judge_module.load_judge(self.judge)
+        self._write("judge.json", {n: judge_module.accuracy(shipped, self.renders(n)) for n in ("check", "held_out")})
+
+    def _write(self, name: str, facts: dict) -> None:
+        (self.work / name).write_text(json.dumps(facts, indent=2) + "\n")
+        tqdm.write(f"{name}: {json.dumps(facts)}")
+
+    # ---- report ------------------------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        """Draw everything and let the judge look; the table and the grids go to ``work/report``."""
+        pipeline = load_pipeline(self.teacher).to(self.device)
+        judge = judge_module.load_judge(self.judge)
+        asked = report.everything(self.world, self.preset.report.per_view)
+        images = report.draw(pipeline, [a.prompt for a in asked], self.preset.report, self.seed)
+        result = report.write_report(self.work / "report", judge, images, asked, self.preset.report)
+        tqdm.write(report.table(result))
+
+
+def _part(renders: data.Renders, count: int) -> data.Renders:
+    return data.Renders(**{name: getattr(renders, name)[:count] for name in renders.__dataclass_fields__})
+
+
+PHASES: dict[str, Callable[[Factory], None]] = {
+    "data": Factory.data,
+    "vae": Factory.vae,
+    "unet": Factory.unet,
+    "clip": Factory.train_clip,
+    "judge": Factory.train_judge,
+    "report": Factory.report,
+}

@@ -1,0 +1,57 @@
+"""Make the built-in teacher: render the world, train VAE, U-Net with text encoder, CLIP and judge, write the report.
+
+    python scripts/train_teacher.py --preset cpu
+    python scripts/train_teacher.py --preset gpu --phases data vae unet
+
+Every phase goes on where it was stopped. Work files live in ``--work``, the results in ``--out``, ``--clip-out`` and
+``--judge-out``. The shipped weights were made by the preset ``cpu`` with seed 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
+
+import torch
+from teacher_factory.factory import PHASES, Factory
+from teacher_factory.presets import PRESETS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu", help="all numbers of a run")
+    parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES), help="what to run, in order")
+    parser.add_argument("--work", type=Path, default=Path("outputs/teacher"), help="renders, checkpoints, grids")
+    parser.add_argument("--out", type=Path, default=Path("load/teachers/shapes"), help="StableDiffusionPipeline folder")
+    parser.add_argument("--clip-out", type=Path, default=Path("load/clip/shapes"), help="open-clip folder")
+    parser.add_argument("--judge-out", type=Path, default=Path("load/judge/shapes.safetensors"), help="judge weights")
+    parser.add_argument("--seed", type=int, default=0, help="seeds every phase")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    for phase in ("vae", "unet", "clip", "judge"):
+        parser.add_argument(f"--{phase}-steps", type=int, help=f"length of the phase {phase} instead of the preset's")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    preset = PRESETS[args.preset]
+    for phase in ("vae", "unet", "clip", "judge"):
+        steps = getattr(args, f"{phase}_steps")
+        if steps is not None:
+            config = getattr(preset, phase)
+            preset = replace(preset, **{phase: replace(config, optim=replace(config.optim, steps=steps))})
+    factory = Factory(
+        preset, work=args.work, teacher=args.out, clip=args.clip_out, judge=args.judge_out, seed=args.seed,
+        device=args.device, workers=args.workers,
+    )  # fmt: skip
+    for phase in args.phases:
+        factory.run(phase)
+
+
+if __name__ == "__main__":
+    main()
