@@ -1,0 +1,146 @@
+"""`uni-instruct-system` under Lightning: it trains, resumes exactly, skips bad steps, and names mistakes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+import threestudio
+import uni_instruct_guidance.guidance
+import uni_instruct_guidance.systems  # noqa: F401
+
+DATA = {
+    "batch_size": 2, "width": 8, "height": 8, "eval_width": 8, "eval_height": 8, "n_val_views": 2, "n_test_views": 2,
+    "camera_distance_range": [1.5, 1.8], "fovy_range": [45, 60],
+}  # fmt: skip
+
+
+def fit(config, folder, steps, resume=None, callbacks=()):
+    pl.seed_everything(0, verbose=False)
+    system = threestudio.find("uni-instruct-system")(copy.deepcopy(config), resumed=resume is not None)
+    system.set_save_dir(str(folder / "save"))
+    data = threestudio.find("random-camera-datamodule")(DATA)
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, limit_val_batches=0, inference_mode=False,
+        callbacks=[ModelCheckpoint(folder / "ckpts", save_last=True, every_n_train_steps=2), *callbacks],
+    )  # fmt: skip
+    trainer.fit(system, datamodule=data, ckpt_path=resume)
+    return system, trainer, data
+
+
+def state_of(system):
+    return {name: value.clone() for name, value in system.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_trains_geometry_fake_score_and_discriminator(tiny_system_config, tmp_path):
+    before = {}
+
+    class Keep(Callback):
+        def on_train_start(self, trainer, system):
+            before.update(state_of(system))
+
+    system, _, _ = fit(tiny_system_config, tmp_path, 3, callbacks=[Keep()])
+    after = state_of(system)
+    moved = {
+        name.split(".")[0] + "." + name.split(".")[1] for name in after if not torch.equal(after[name], before[name])
+    }
+    assert {"geometry.encoding", "guidance.networks"} <= moved
+    changed = [name for name in after if not torch.equal(after[name], before[name])]
+    assert any("lora_" in name for name in changed) and any("networks.head" in name for name in changed)
+
+
+def test_resuming_gives_the_same_weights_as_not_stopping(tiny_system_config, tmp_path):
+    """Bit for bit: weights, LoRA, head, running scale; the bank is drawn anew from its seed or read from disk."""
+    config = copy.deepcopy(tiny_system_config)
+    config["guidance"] |= {"gradient_size": {"scale": "running"}, "auxiliary": {"gan": 0.1},
+                           "bank": {"size": 2, "steps": 2, "refresh_every": 2}}  # fmt: skip
+    whole, _, _ = fit(config, tmp_path / "a", 4)
+    fit(config, tmp_path / "b", 2)
+    config["guidance"]["bank_dir"] = str(tmp_path / "another_bank")
+    resumed, _, _ = fit(config, tmp_path / "b", 4, resume=str(tmp_path / "b" / "ckpts" / "last.ckpt"))
+    assert_same(state_of(whole), state_of(resumed))
+
+
+def test_extra_updates_move_only_what_the_guidance_learns(tiny_system_config, tmp_path):
+    config = copy.deepcopy(tiny_system_config)
+    config["guidance"]["fake_score"] = {"updates_per_step": 3}
+    counts = {}
+
+    class Count(Callback):
+        def on_train_end(self, trainer, system):
+            state = trainer.optimizers[0].state
+            lora = next(p for n, p in system.named_parameters() if "lora_B" in n)
+            grid = next(p for n, p in system.named_parameters() if n.startswith("geometry.encoding"))
+            counts.update(lora=int(state[lora]["step"]), grid=int(state[grid]["step"]))
+
+    fit(config, tmp_path, 2, callbacks=[Count()])
+    assert counts == {"lora": 6, "grid": 2}
+
+
+def test_non_finite_gradient_skips_the_step_and_is_counted(tiny_system_config, tmp_path):
+    seen = []
+
+    class Poison(Callback):
+        def on_after_backward(self, trainer, system):
+            if trainer.global_step == 1:
+                system.geometry.encoding.encoding.levels[0].grad[0, 0, 0, 0] = float("nan")
+
+        def on_train_batch_end(self, trainer, system, *_):
+            seen.append(state_of(system)["geometry.encoding.encoding.levels.0"])
+
+    system, _, _ = fit(tiny_system_config, tmp_path, 3, callbacks=[Poison()])
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    assert system.skipped_steps == 1
+
+
+def test_pictures_and_turntable_without_the_teacher(tiny_system_config, tmp_path):
+    config = copy.deepcopy(tiny_system_config)
+    _, _trainer, data = fit(config, tmp_path, 2)
+    config["guidance"]["pretrained_model_name_or_path"] = ""  # gone since
+    system = threestudio.find("uni-instruct-system")(config, resumed=True)
+    system.set_save_dir(str(tmp_path / "save"))
+    evaluator = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, inference_mode=False)
+    evaluator.test(system, datamodule=data, ckpt_path=str(tmp_path / "ckpts" / "last.ckpt"), verbose=False)
+    names = {path.name for path in (tmp_path / "save").rglob("*")}
+    assert {"0.png", "1.png"} <= names and any(name.endswith("-test.mp4") for name in names)
+
+
+def test_visualised_samples(tiny_system_config, tmp_path):
+    config = copy.deepcopy(tiny_system_config)
+    config["visualize_samples"] = True
+    config["guidance"]["method"] = "vsd"
+    system, trainer, data = fit(config, tmp_path, 1)
+    trainer.limit_val_batches = 1.0
+    trainer.validate(system, datamodule=data, verbose=False)
+    names = {path.name for path in (tmp_path / "save").rglob("*.png")}
+    assert {"it1-0-sample.png", "it1-0-sample_lora.png"} <= names
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": "fine"}, "system.stage 'fine'.*coarse"),
+        ({"guidance": {"pretrained_model_name_or_path": "nowhere/at/all"}}, "teacher 'nowhere/at/all'"),
+        ({"loss": {"lambda_fake_score": 1.0, "lambda_discriminator": 1.0}}, "lambda_uni_instruct"),
+        ({"loss": {"lambda_normal_consistency": 1.0}}, r"lambda_normal_consistency needs \['mesh'\]"),
+    ],
+)
+def test_mistakes_are_named(change, message, tiny_system_config, tmp_path):
+    config = copy.deepcopy(tiny_system_config)
+    for key, value in change.items():
+        if key == "loss" and "lambda_uni_instruct" not in str(message):
+            value = {**config["loss"], **value}
+        config[key] = {**config[key], **value} if key == "guidance" else value
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        fit(config, tmp_path, 1)
