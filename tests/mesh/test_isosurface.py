@@ -84,8 +84,9 @@ def test_grid_from_a_file(tmp_path):
     ours, theirs = MarchingTetrahedraHelper(8), MarchingTetrahedraHelper(8, str(tmp_path / "grid.npz"))
     level = _sphere_level(ours)
     assert torch.equal(ours(level).v_pos, theirs(level).v_pos)
-    with pytest.raises(ValueError, match="no such tetrahedral grid"):
-        MarchingTetrahedraHelper(8, str(tmp_path / "absent.npz"))
+    np.savez(tmp_path / "small.npz", vertices=tetrahedral_grid(2)[0].numpy(), indices=tetrahedral_grid(2)[1].numpy())
+    assert len(MarchingTetrahedraHelper(8, str(tmp_path / "small.npz")).indices) == 12
+    assert torch.equal(MarchingTetrahedraHelper(8, str(tmp_path / "absent.npz")).indices, tets)
     np.savez(tmp_path / "other.npz", points=vertices.numpy())
     with pytest.raises(ValueError, match="holds points; a tetrahedral grid has vertices and indices"):
         MarchingTetrahedraHelper(8, str(tmp_path / "other.npz"))

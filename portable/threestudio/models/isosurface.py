@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from backends.tetrahedra import marching_tetrahedra, tetrahedra_edges, tetrahedral_grid
 from threestudio.models.mesh import Mesh
 from threestudio.utils.errors import UserError
-from threestudio.utils.logging import warn
+from threestudio.utils.logging import debug, warn
 
 
 class IsosurfaceHelper(nn.Module):
@@ -35,13 +35,16 @@ class MarchingTetrahedraHelper(IsosurfaceHelper):
 
     Args:
         resolution: vertex layers lie 1 / resolution apart (an odd number counts as the next even one).
-        tets_path: .npz file with ``vertices`` [N, 3] in [0, 1] and ``indices`` [T, 4], instead of the built-in grid.
+        tets_path: .npz file with ``vertices`` [N, 3] in [0, 1] and ``indices`` [T, 4] to use if it exists; threestudio
+            ships such grids as load/tets/<resolution>_tets.npz. Otherwise the grid is made here.
     """
 
     def __init__(self, resolution: int, tets_path: str | None = None) -> None:
         super().__init__()
         self.resolution = resolution
-        vertices, tets = tetrahedral_grid(resolution) if tets_path is None else _load_grid(tets_path)
+        from_file = tets_path is not None and os.path.isfile(tets_path)
+        vertices, tets = _load_grid(tets_path) if from_file else tetrahedral_grid(resolution)
+        debug(f"tetrahedral grid {tets_path if from_file else 'built in'}: {len(vertices)} vertices, {len(tets)} cells")
         # Not in the state dict: the resolution says it all.
         self.register_buffer("_grid_vertices", vertices, persistent=False)
         self.register_buffer("indices", tets, persistent=False)
@@ -111,8 +114,6 @@ class MarchingCubeCPUHelper(IsosurfaceHelper):
 
 
 def _load_grid(path: str) -> tuple[Tensor, Tensor]:
-    if not os.path.isfile(path):
-        raise UserError(f"no such tetrahedral grid: {path} (leave tets_path out for the built-in grid)")
     with np.load(path) as grid:
         if not {"vertices", "indices"} <= set(grid):
             raise UserError(f"{path} holds {', '.join(grid)}; a tetrahedral grid has vertices and indices")
