@@ -37,6 +37,7 @@ class Divergence:
         c2: log r ↦ r² h''(r), C2 of Eq. 3.4.
         printed_c1: log r ↦ the C1 that Table 5 prints, where it is not Eq. 3.4's.
         constant_h: h does not depend on r, so no density ratio is needed.
+        source: the callable of r that a user gave.
     """
 
     name: str
@@ -47,6 +48,13 @@ class Divergence:
     c2: Curve
     printed_c1: Curve | None = None
     constant_h: bool = False
+    source: Curve | None = None
+
+    def __reduce__(self):
+        """Pickled by name or by its callable, so that methods travel between processes."""
+        if self.source is None:
+            return get_divergence, (self.name,)
+        return divergence_from_callable, (self.source, self.name)
 
     def f(self, r: Tensor) -> Tensor:
         """f(r) for r > 0."""
@@ -158,7 +166,7 @@ def divergence_from_callable(f: Curve, name: str | None = None) -> Divergence:
         return 2 * second + 4 * third + fourth
 
     _check_convex(f, h, name)
-    return Divergence(name, name, f_log=lambda l: f(l.exp()), h=h, rh_prime=rh_prime, c2=c2)
+    return Divergence(name, name, f_log=lambda l: f(l.exp()), h=h, rh_prime=rh_prime, c2=c2, source=f)
 
 
 def _derivative(value: Tensor, r: Tensor) -> Tensor:

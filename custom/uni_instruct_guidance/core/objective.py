@@ -295,9 +295,9 @@ def _terms(config, distance, coefficients, gap, residual, x0, scale, snr) -> dic
 
 
 def _diagnostics(log_r: Tensor, clamp: float | None, valid: Tensor, count: Tensor) -> dict[str, Tensor]:
-    # Rejected samples count as log r = 0 in the quantiles; `rejected` says how many there were.
-    levels = log_r.new_tensor([0.05, 0.5, 0.95])
-    low, middle, high = torch.quantile(log_r.float() * valid, levels.float())
+    # Nearest-rank quantiles; rejected samples count as log r = 0 there, and `rejected` says how many there were.
+    ranked = torch.where(valid, log_r, torch.zeros_like(log_r)).sort().values
+    low, middle, high = (ranked[round(level * (len(ranked) - 1))] for level in (0.05, 0.5, 0.95))
     outside = torch.zeros_like(log_r) if clamp is None else (log_r.abs() > clamp) * valid
     return {"log_r/q05": low, "log_r/q50": middle, "log_r/q95": high, "log_r/clipped": outside.sum() / count,
             "rejected": (~valid).sum()}  # fmt: skip

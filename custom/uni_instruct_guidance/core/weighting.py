@@ -8,6 +8,7 @@ KL the gradient in x_0 is exactly ω·(ε̂_q − ε̂_p), so ω is DreamFusion'
 | theory        | (α/σ) / p(λ)            | SNR / p(λ)            | ½g² dt of Theorem 3.1 over the sampler's density |
 | uniform       | α/σ                     | SNR                   | unit weight on (s_p − s_q)ᵀ ∂x_t                 |
 | sigma2        | σ²                      | α σ                   | DreamFusion, ProlificDreamer                     |
+| fantasia3d    | α σ²                    | α² σ                  | Fantasia3D                                       |
 | epsilon       | 1                       | α/σ                   | unit weight on ε̂_q − ε̂_p                         |
 | x0            | σ/α                     | 1                     | unit weight on x̂0_p − x̂0_q                       |
 | x0_normalised | (σ/α) / mean|x0 − x̂0_q| | 1 / mean|x0 − x̂0_q|   | DMD, SiD                                         |
@@ -55,6 +56,7 @@ WEIGHTINGS: dict[str, Callable[[WeightingInputs], Tensor]] = {
     "theory": _theory,
     "uniform": lambda inputs: inputs.snr,
     "sigma2": lambda inputs: inputs.alpha * inputs.sigma,
+    "fantasia3d": lambda inputs: inputs.alpha.square() * inputs.sigma,
     "epsilon": lambda inputs: inputs.alpha / inputs.sigma,
     "x0": lambda inputs: inputs.alpha.new_ones(inputs.alpha.shape),
     "x0_normalised": _x0_normalised,

@@ -1,0 +1,152 @@
+"""Which methods the laboratory compares, and how the work is shared out over processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from queue import Empty
+
+import torch
+
+from uni_instruct_guidance.core import DIVERGENCES, Method, get_method
+
+from .metrics import Quality, assess
+from .targets import TARGETS
+from .training import LabConfig, Trainer
+
+# In the plane there is no teacher network to adapt, so a LoRA fake score is a full one. Left out: dds (needs a
+# reference), red_diff (a measurement), di_pp and di_star (a reward), sid_lsg (a condition), swiftbrush (is vsd here).
+BASELINES = ("sds", "vsd", "diff_instruct", "dmd", "dmd2", "sim", "sid", "sida", "f_distill")
+KAPPAS = (-0.4, 0.0, 0.5, 1.0)
+SWEEP_WEIGHTINGS = ("uniform", "epsilon", "x0_normalised")
+SWEEP_DIVERGENCES = ("fkl", "rkl", "jkl", "chi2", "js")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the table: a label and the method behind it."""
+
+    label: str
+    method: Method
+
+
+def uni_instruct(divergence: str, gradient: str, kappa: float = 0.0, **options) -> Experiment:
+    """Uni-Instruct without adversarial term."""
+    method = get_method(
+        "uni_instruct", divergence=divergence, gradient=gradient, kappa=kappa, auxiliary={"gan": 0}, **options
+    )
+    return Experiment(f"uni_{divergence}_{gradient}", method)
+
+
+def default_experiments(steps: int, weighting: str) -> list[Experiment]:
+    """Every method that applies in the plane, and Uni-Instruct for every divergence, exact and as printed."""
+    rows = [Experiment(name, get_method(name)) for name in BASELINES]
+    for divergence in DIVERGENCES:
+        rows += [
+            uni_instruct(divergence, "paper", weighting=weighting),
+            uni_instruct(divergence, "exact", 1.0, weighting=weighting),
+        ]
+    scheduled = uni_instruct("rkl", "paper", weighting=weighting, schedule={steps // 2: {"divergence": "fkl"}})
+    return [*rows, Experiment("uni_rkl_then_fkl", scheduled.method)]
+
+
+def kappa_sweep() -> list[Experiment]:
+    """Path weight against weighting for every divergence; labels are `divergence/weighting/kappa`."""
+    return [
+        Experiment(f"{d}/{w}/{kappa}", uni_instruct(d, "exact", kappa, weighting=w).method)
+        for d in SWEEP_DIVERGENCES
+        for w in SWEEP_WEIGHTINGS
+        for kappa in KAPPAS
+    ]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One assessed run; `seconds` is its share of its group's time; `samples` [N, 2] for the picture."""
+
+    target: str
+    label: str
+    seed: int
+    quality: Quality
+    seconds: float
+    samples: torch.Tensor
+
+    def row(self) -> dict[str, float | str | int]:
+        """Flat, for JSON and tables."""
+        figures = {"target": self.target, "method": self.label, "seed": self.seed}
+        return {**figures, **asdict(self.quality), "seconds": round(self.seconds, 1)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stack of experiments on one target."""
+
+    target: str
+    experiments: tuple[Experiment, ...]
+    config: LabConfig
+    seed: int
+
+
+def plan(
+    experiments: Sequence[Experiment], targets: Sequence[str], config: LabConfig, seeds: Sequence[int], size: int = 6
+) -> list[Job]:
+    """Stacks of at most `size` replicas that need the same number of fake-score updates, the longest first."""
+    by_updates: dict[int, list[Experiment]] = {}
+    for experiment in experiments:
+        by_updates.setdefault(experiment.method.fake_updates, []).append(experiment)
+    stacks = [
+        tuple(group[start : start + size]) for group in by_updates.values() for start in range(0, len(group), size)
+    ]
+    jobs = [Job(target, stack, config, seed) for seed in seeds for target in targets for stack in stacks]
+    return sorted(jobs, key=lambda job: -len(job.experiments) * job.experiments[0].method.fake_updates)
+
+
+def run_job(job: Job, report: Callable[[int, dict[str, float]], None] | None = None) -> list[Result]:
+    """Train and assess one stack on one thread; `report(steps_done, losses)` every 20 steps."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    target = TARGETS[job.target]()
+
+    def on_step(step: int, losses: dict[str, float]) -> None:
+        if report is not None and (step + 1) % 20 == 0:
+            report(20 * len(job.experiments), losses)
+
+    trainer = Trainer([experiment.method for experiment in job.experiments], target, job.config, job.seed)
+    samples = trainer.run(on_step).sample(10_000)
+    seconds = (time.perf_counter() - start) / len(job.experiments)
+    return [
+        Result(job.target, experiment.label, job.seed, assess(drawn, target), seconds, drawn[:3000].clone())
+        for experiment, drawn in zip(job.experiments, samples)
+    ]
+
+
+def _run_in_worker(job: Job, queue) -> list[Result]:
+    return run_job(job, lambda steps, losses: queue.put((steps, losses)))
+
+
+def run_all(jobs: Sequence[Job], workers: int, progress) -> list[Result]:
+    """All jobs on `workers` processes of one thread; `progress` is a tqdm bar counting steps of single methods."""
+    results: list[Result] = []
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        queue = manager.Queue()
+        pending = {pool.submit(_run_in_worker, job, queue) for job in jobs}
+        while pending:
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for finished in done:
+                results += finished.result()
+            _drain(queue, progress)
+    return results
+
+
+def _drain(queue, progress) -> None:
+    while True:
+        try:
+            steps, losses = queue.get_nowait()
+        except Empty:
+            return
+        progress.update(steps)
+        progress.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)

@@ -1,0 +1,71 @@
+"""Benchmarks, one subcommand each; every module of `scripts/benchmarks` is one.
+
+    python scripts/benchmark.py core
+    python scripts/benchmark.py core --help
+
+A module gives `add_arguments(parser)` and `run(args) -> dict` of figures; its docstring is its help. Figures are
+printed and, with `--out FILE`, written as JSON together with the machine they were measured on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import platform
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import benchmarks
+import torch
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "device": device,
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Run one benchmark; the module is imported only when it is asked for."""
+    names = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark", choices=names)
+    chosen, rest = parser.parse_args(given[:1]), given[1:]
+    module = importlib.import_module(f"benchmarks.{chosen.benchmark}")
+
+    options = argparse.ArgumentParser(
+        prog=f"benchmark.py {chosen.benchmark}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--out", type=Path, help="JSON file for the figures")
+    module.add_arguments(options)
+    args = options.parse_args(rest)
+    figures = {"benchmark": chosen.benchmark, **module.run(args), "machine": machine()}
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        partial = args.out.with_suffix(".part")
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, args.out)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The laboratory in the plane: one-step generators against analytic mixtures, fake score and density ratio learned.
+
+    python scripts/lab.py                                     every method, 8-ring and 25-grid: one table, two pictures
+    python scripts/lab.py --methods uni_fkl_paper sid --targets grid25 --steps 4000
+    python scripts/lab.py --sweep kappa --steps 1200          path weight against weighting, for every divergence
+
+Writes `table.md`, `results.json` and pictures into `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
+
+from lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
+from lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
+from lab2d.targets import TARGETS
+from lab2d.training import LabConfig
+from tqdm import tqdm
+
+from uni_instruct_guidance.core import WEIGHTINGS
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line; an unknown method lists the choices."""
+    defaults = LabConfig()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", help="rows of the table (default: all)")
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), help="default: all (kappa sweep: grid25)")
+    parser.add_argument("--sweep", choices=["kappa"], help="compare path weights and weightings instead of methods")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="generator updates")
+    parser.add_argument("--seed", type=int, default=0, help="seeds initial weights, noise and samples")
+    parser.add_argument("--seeds", type=int, default=1, help="number of runs, seeds counting up from --seed")
+    parser.add_argument("--weighting", choices=list(WEIGHTINGS), default="x0_normalised", help="of Uni-Instruct's rows")
+    parser.add_argument("--batch", type=int, default=defaults.batch)
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("outputs/lab"))
+    args = parser.parse_args(arguments)
+    for name in ("steps", "batch", "workers", "seeds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
+    experiments = kappa_sweep() if args.sweep else default_experiments(args.steps, args.weighting)
+    labels = [experiment.label for experiment in experiments]
+    unknown = sorted(set(args.methods or ()) - set(labels))
+    if unknown:
+        raise SystemExit(f"--methods: {unknown[0]!r} is not known; choose from {', '.join(labels)}")
+    experiments = [e for e in experiments if not args.methods or e.label in args.methods]
+    targets = args.targets or (["grid25"] if args.sweep else list(TARGETS))
+
+    config = LabConfig(steps=args.steps, batch=args.batch)
+    jobs = plan(experiments, targets, config, seeds=range(args.seed, args.seed + args.seeds))
+    total = sum(len(job.experiments) * (args.steps // 20 * 20) for job in jobs)
+    with tqdm(total=total, unit="step", smoothing=0.02) as progress:
+        results = ordered(run_all(jobs, args.workers, progress), labels)
+
+    text = table(results)
+    write_text(args.out / "table.md", text)
+    save_results(args.out / "results.json", results)
+    for target in targets:
+        picture_grid(args.out / f"{target}.png", [r for r in results if r.target == target and r.seed == args.seed])
+    if args.sweep and not args.methods:
+        kappa_plot(args.out / "kappa.png", results)
+    print(text)
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
