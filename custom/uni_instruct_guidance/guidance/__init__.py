@@ -1,5 +1,5 @@
 """Teachers, fake scores, discriminator, sample bank, and the registered guidance."""
 
-from . import uni_instruct
+from . import stock, uni_instruct
 
-__all__ = ["uni_instruct"]
+__all__ = ["stock", "uni_instruct"]

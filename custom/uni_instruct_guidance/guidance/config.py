@@ -128,6 +128,7 @@ class GuidanceFields(MethodFields):
     half_precision_weights: fp16 on GPUs, bf16 on CPUs that multiply in it.
     view_dependent_prompting: give the teacher the view's prompt.
     guidance_rescale: pull the guided prediction's spread back to the unguided one's, 0…1 (Lin et al. 2023).
+    grad_clip: each entry of the gradient in the latents is cut at this size; a number or a schedule (None: not cut).
     min_step_percent, max_step_percent: range of noise levels as fractions of the process; numbers or schedules.
     time_sampler: row of the core's samplers: uniform_t | uniform_log_snr | edm_rho | log_normal.
     warmup, fake_score, discriminator, bank, gradient_size: blocks; see WarmupConfig, FakeScoreConfig,
@@ -141,6 +142,7 @@ class GuidanceFields(MethodFields):
     half_precision_weights: bool = True
     view_dependent_prompting: bool = True
     guidance_rescale: float = 0.0
+    grad_clip: Any = None
     min_step_percent: Any = 0.02
     max_step_percent: Any = 0.98
     time_sampler: str = "uniform_t"

@@ -57,14 +57,14 @@ class Teacher:
 
         name = check_teacher(name_or_path, cache_dir)
         dtype = pick_dtype(half_precision, device)
-        load = {"cache_dir": cache_dir, "use_safetensors": True}
+        load = {"cache_dir": cache_dir, "use_safetensors": True, "torch_dtype": dtype}
         unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet", **load)
         vae = AutoencoderKL.from_pretrained(name, subfolder="vae", **load)
         scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler", cache_dir=cache_dir)
         kind = scheduler.config.prediction_type
         choose(f"prediction_type of teacher {name!r}", kind, PARAMETERISATIONS)
         for module in (unet, vae):
-            module.to(device, dtype).eval().requires_grad_(False)
+            module.to(device).eval().requires_grad_(False)
         if device.type == "cpu":
             use_plain_attention(unet)
         process = DiscreteVP.from_scheduler(scheduler).to(device)

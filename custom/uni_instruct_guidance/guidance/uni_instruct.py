@@ -91,6 +91,8 @@ class UniInstructGuidance(BaseModule):
         self.min_fraction = float(C(self.cfg.min_step_percent, epoch, global_step))
         self.max_fraction = float(C(self.cfg.max_step_percent, epoch, global_step))
         self.sampler = TimeSampler(self.cfg.time_sampler, self.min_fraction, self.max_fraction)
+        clip = self.cfg.grad_clip
+        self.grad_clip = None if clip is None else float(C(clip, epoch, global_step))
         if self.in_warmup:
             self.guidance_scale = self.blocks.warmup.guidance_scale
         elif self.cfg.guidance_scale is not None:
@@ -249,11 +251,12 @@ class UniInstructGuidance(BaseModule):
                 total = total + gan_weight * (generator_loss(answer.logit) * out.valid).sum()
             (grad,) = torch.autograd.grad(total, x0)
         grad = torch.where(per_sample(out.valid, grad), grad, torch.zeros_like(grad))
-        log = {name.replace("/", "_"): value for name, value in out.diagnostics.items()}
+        log = {name.replace("/", "_"): value.float() for name, value in out.diagnostics.items()}
         log["objective_value"] = out.value.mean()
         if answer.logit is not None:
             log["logit_mean"] = answer.logit.detach().mean()
-        return self.gradient_scale(grad), log
+        grad = self.gradient_scale(grad)
+        return (grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)), log
 
     # --- pictures -----------------------------------------------------------------------------------------------
 
