@@ -58,6 +58,11 @@ class Mesh:
         return self._v_tng
 
     @property
+    def has_uv(self) -> bool:
+        """Are there texture coordinates already?"""
+        return self._v_tex is not None
+
+    @property
     def v_tex(self) -> Float[Tensor, "Nt 2"]:
         """Texture coordinates in [0, 1]; unwraps the mesh when that was not done."""
         if self._v_tex is None:

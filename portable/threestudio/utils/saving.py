@@ -25,11 +25,12 @@ from threestudio.utils.images import (
     write_image,
     write_video,
 )
+from threestudio.utils.saving_mesh import MeshSaverMixin
 
 VIDEO_FORMATS = ("gif", "mp4")
 
 
-class SaverMixin:
+class SaverMixin(MeshSaverMixin):
     """Savers of images, image grids, videos and data. File names are relative to the save folder.
 
     Every saver makes the sub-folders it needs, writes complete files or none, and returns the path. With ``name`` and
