@@ -46,6 +46,11 @@ STAGES = [
 CONFIG_SETS = {"shapes": "shapes", "sd21": "uni-instruct"}
 
 
+def methods() -> list[str]:
+    """Overlays that change nothing but the method."""
+    return sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml"))
+
+
 def slug(prompt: str, limit: int = 60) -> str:
     """A folder name for any prompt: letters, digits and dashes; long ones end in a hash of the whole prompt."""
     name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
@@ -59,7 +64,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt", help="what to make; the built-in teacher's words are in prompts/shapes.txt")
     parser.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
-    parser.add_argument("--method", help="row of the methods table for NeRF and texture, e.g. sds, vsd, uni_instruct")
+    parser.add_argument("--method", choices=methods(), help="overlay of configs/methods/ for NeRF and texture")
     parser.add_argument("--stages", default=",".join(s.name for s in STAGES), help="comma-separated, in order")
     parser.add_argument("--out", default="outputs", help="folder that receives <prompt>/<stage>/")
     parser.add_argument("--name", help="folder name instead of the one made from the prompt")
@@ -84,11 +89,11 @@ def command(stage: Stage, args: argparse.Namespace, folder: Path) -> list[str]:
     """The launch.py call of a stage: fresh, or continuing from its last checkpoint."""
     config = ROOT / "configs" / stage.config.format(set=CONFIG_SETS[args.config_set])
     last = folder / stage.name / "ckpts" / "last.ckpt"
-    call = [sys.executable, str(ROOT / "launch.py"), "--config", str(config), "--train", "--gpu", args.gpu]
+    call = [sys.executable, str(ROOT / "launch.py"), "--train", "--gpu", args.gpu, "--config", str(config)]
+    if args.method and stage.name != "geometry":
+        call += ["--config", str(ROOT / "configs" / "methods" / f"{args.method}.yaml")]
     call += [f"exp_root_dir={folder.parent}", f"name={folder.name}", f"tag={stage.name}", "use_timestamp=false"]
     call += [f"seed={args.seed}", f"system.prompt_processor.prompt={quoted(args.prompt)}"]
-    if args.method and stage.name != "geometry":
-        call.append(f"system.guidance.method={args.method}")
     if stage.after:
         call.append(f"{stage.starts_from}={folder / stage.after / 'ckpts' / 'last.ckpt'}")
     if last.is_file():

@@ -296,3 +296,41 @@ def test_samples_for_pictures(build):
 def test_bad_options_are_named_with_choices(options, message, build):
     with pytest.raises(ValueError, match=message):
         run(build(**{"divergence": "fkl", **options}))
+
+
+def test_perpendicular_negative_prompts(build):
+    """Against the definition on noise predictions; zero weights are plain guidance."""
+    from threestudio.utils.ops import perpendicular_component
+    from uni_instruct_guidance.guidance.networks import perpendicular_negative
+
+    torch.manual_seed(0)
+    alpha, sigma, x_t = 0.6, 0.8, torch.randn(2, 4, 8, 8)
+    eps = torch.randn(4, 2, 4, 8, 8)
+    weights = -torch.rand(2, 2)
+    positive = eps[0] - eps[1]
+    push = positive + sum(
+        weights[:, i].reshape(-1, 1, 1, 1) * perpendicular_component(eps[2 + i] - eps[1], positive) for i in range(2)
+    )
+    expected = (x_t - sigma * (eps[1] + 7.5 * push)) / alpha
+    x0 = perpendicular_negative(*((x_t - sigma * e) / alpha for e in eps), weights, 7.5)
+    torch.testing.assert_close(x0, expected, rtol=1e-4, atol=1e-4)  # float32, values of some tens
+
+    class PerpNeg(StubPrompts):
+        weight = 0.0
+
+        def get_text_embeddings_perp_neg(self, elevation, azimuth, distance, view_dependent_prompting=True):
+            text, uncond = self.get_text_embeddings(elevation, azimuth, distance).chunk(2)
+            negatives = self.text_embeddings_vd[[1, 2]].repeat(len(elevation), 1, 1)
+            return torch.cat([text, uncond, negatives]), torch.full((len(elevation), 2), self.weight)
+
+    def gradient(prompts):
+        torch.manual_seed(4)
+        rgb = torch.rand(2, 16, 16, 3, requires_grad=True)
+        out = build(method="sds", guidance_scale=7.5)(rgb, prompts, **cameras(2))
+        return torch.autograd.grad(out["loss_uni_instruct"], rgb)[0]
+
+    plain, zero, pushed = StubPrompts(16), PerpNeg(16), PerpNeg(16)
+    zero.use_perp_neg = pushed.use_perp_neg = True
+    pushed.weight = -1.0
+    torch.testing.assert_close(gradient(zero), gradient(plain), rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(gradient(pushed), gradient(plain), rtol=1e-2)

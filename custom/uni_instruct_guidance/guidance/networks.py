@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core import classifier_free, rescale_guidance
+from threestudio.utils.ops import perpendicular_component
+
+from ..core import classifier_free, per_sample, rescale_guidance
 from .config import DiscriminatorConfig
 from .discriminator import DiscriminatorHead
 from .fake_score import FakeScore, FakeScoreConfig
@@ -19,18 +22,23 @@ from .unet_features import captured_features, feature_channels, run_encoder
 
 @dataclass
 class Condition:
-    """What the networks are told: [B, L, D] texts (conditional, unconditional) for teacher and fake, camera [B, K]."""
+    """What the networks are told: [B, L, D] texts (conditional, unconditional) for teacher and fake, camera [B, K].
+
+    With perpendicular negative prompts also two negative texts per view [B, 2, L, D] and their weights [B, 2], never
+    positive.
+    """
 
     text: Tensor
     uncond: Tensor
     fake_text: Tensor
     fake_uncond: Tensor
     camera: Tensor | None = None
+    negatives: Tensor | None = None
+    negative_weights: Tensor | None = None
 
-    def repeat(self, times: int) -> Condition:
-        """Each row `times` times, rows kept together."""
-        parts = (self.text, self.uncond, self.fake_text, self.fake_uncond, self.camera)
-        return Condition(*(None if p is None else p.repeat_interleave(times, 0) for p in parts))
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same with every tensor changed."""
+        return Condition(*(None if part is None else change(part) for part in vars(self).values()))
 
 
 @dataclass
@@ -118,16 +126,20 @@ class Networks(nn.Module):
         return Answer(x0_teacher, x0_fake, logit)
 
     def _ask_teacher(self, x_t, t, condition, scale, rescale, names) -> tuple[Tensor, dict[str, Tensor]]:
-        n = len(x_t)
-        if scale == 1.0:
-            with captured_features(self.teacher.unet, names) as features:
-                return self.teacher.predict_x0(x_t, t, condition.text), dict(features)
+        texts = [condition.text]
+        if scale != 1.0 or condition.negatives is not None:
+            texts.append(condition.uncond)
+        if condition.negatives is not None:
+            texts += condition.negatives.unbind(1)
+        n, times = len(x_t), len(texts)
         with captured_features(self.teacher.unet, names) as features:
-            both = self.teacher.predict_x0(
-                torch.cat([x_t] * 2), torch.cat([t] * 2), torch.cat([condition.text, condition.uncond])
-            )
-        cond, uncond = both.chunk(2)
-        x0 = classifier_free(cond, uncond, scale)
+            all_x0 = self.teacher.predict_x0(torch.cat([x_t] * times), torch.cat([t] * times), torch.cat(texts))
+        cond, *others = all_x0.chunk(times)
+        x0 = cond
+        if condition.negatives is not None:
+            x0 = perpendicular_negative(cond, *others, condition.negative_weights, scale)
+        elif others:
+            x0 = classifier_free(cond, others[0], scale)
         if rescale:
             x0 = rescale_guidance(x0, cond, rescale)
         return x0, {name: feature[:n] for name, feature in features.items()}
@@ -152,6 +164,18 @@ class Networks(nn.Module):
                 text = condition.text.to(dtype)
                 features = run_encoder(self.teacher.unet, names, x_t.to(dtype), t, encoder_hidden_states=text)
         return self.head(features)
+
+
+def perpendicular_negative(
+    cond: Tensor, uncond: Tensor, negative_1: Tensor, negative_2: Tensor, weights: Float[Tensor, "B 2"], scale: float
+) -> Float[Tensor, "B C h w"]:
+    """Guidance away from two negative prompts, each reduced to its part perpendicular to the positive one
+    (arXiv 2304.04968, Eq. 8). Written for ε̂; it holds for x̂0 as well, which is linear in ε̂ at fixed x_t."""
+    positive = cond - uncond
+    push = positive
+    for negative, weight in zip((negative_1, negative_2), weights.unbind(1)):
+        push = push + per_sample(weight, push) * perpendicular_component(negative - uncond, positive)
+    return uncond + scale * push
 
 
 def _grad(enabled: bool):

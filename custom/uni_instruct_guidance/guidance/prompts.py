@@ -22,7 +22,14 @@ def condition_of(
 
     text, uncond = texts(view_dependent)
     fake_text, fake_uncond = (text, uncond) if fake_view_dependent == view_dependent else texts(fake_view_dependent)
-    return Condition(text, uncond, fake_text, fake_uncond, camera)
+    if not prompt_utils.use_perp_neg:
+        return Condition(text, uncond, fake_text, fake_uncond, camera)
+    rows, weights = prompt_utils.get_text_embeddings_perp_neg(
+        cameras["elevation"], cameras["azimuth"], cameras["camera_distances"], view_dependent
+    )
+    batch = len(weights)
+    text, uncond, negatives = rows.split([batch, batch, 2 * batch])
+    return Condition(text, uncond, fake_text, fake_uncond, camera, negatives.unflatten(0, (batch, 2)), weights)
 
 
 def direction_texts(prompt_utils, view_dependent: bool) -> Float[Tensor, "2*P L D"]:

@@ -193,7 +193,10 @@ class UniInstructGuidance(BaseModule):
     def _fake_score_loss(self, latents: Tensor, condition: Condition) -> Tensor:
         """Denoising score matching on the renderings, any noise level of the process."""
         cfg = self.blocks.fake_score
-        x0, condition = latents.repeat_interleave(cfg.batch, 0), condition.repeat(cfg.batch)
+        x0, condition = (
+            latents.repeat_interleave(cfg.batch, 0),
+            condition.map(lambda part: part.repeat_interleave(cfg.batch, 0)),
+        )
         times = TimeSampler("uniform_t", 0.0, 1.0).sample(self.teacher.process, len(x0), device=x0.device)
         eps = torch.randn_like(x0)
         x_t = self.teacher.process.diffuse(x0, eps, times.t)
@@ -209,7 +212,7 @@ class UniInstructGuidance(BaseModule):
         times = self.sampler.sample(self.teacher.process, len(latents), device=x0.device)
         t = torch.cat([times.t] * 2)
         x_t = self.teacher.process.diffuse(x0, torch.randn_like(x0), t)
-        both = Condition(*(None if p is None else torch.cat([p] * 2) for p in vars(condition).values()))
+        both = condition.map(lambda part: torch.cat([part] * 2))
         logit = self.networks.logit(x_t, t, both, encoder_gradient=self.blocks.discriminator.train_backbone)
         return discriminator_loss(*logit.chunk(2)).mean()
 
