@@ -36,6 +36,7 @@ class StubPrompts:
         self.direction2idx = {direction.name: i for i, direction in enumerate(self.directions)}
         self.use_perp_neg = False
         self.prompt = "a red mug"
+        self.prompts_vd = [f"a red mug, {direction.name} view" for direction in self.directions]
 
     def get_text_embeddings(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
         if not view_dependent_prompting:

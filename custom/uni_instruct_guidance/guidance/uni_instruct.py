@@ -68,7 +68,7 @@ class UniInstructGuidance(BaseModule):
             self.blocks.discriminator,
         )
         self.reward = threestudio.find(self.cfg.reward_type)(self.cfg.reward) if self.cfg.reward_type else None
-        if self.method.auxiliary.get("reward") and self.reward is None:
+        if self.reward is None and any(row.auxiliary.get("reward") for row in self._rows()):
             raise ValueError(
                 f"system.guidance.method={self.cfg.method!r} needs a reward; set system.guidance.reward_type "
                 f"(uni-instruct-clip-reward) or system.guidance.auxiliary.reward=0"
@@ -82,6 +82,10 @@ class UniInstructGuidance(BaseModule):
             f"{self.method.objective.divergence.name}, gradient {self.method.objective.gradient}, "
             f"teacher {self.teacher.name} ({self.teacher.dtype}, {self.device})"
         )
+
+    def _rows(self) -> list[Method]:
+        """The method as it is at each step of its schedule."""
+        return [self.method, *(self.method.at(step) for step, _ in self.method.schedule)]
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Follow every schedule: noise range, guidance scale, method in force, bank."""
@@ -132,9 +136,11 @@ class UniInstructGuidance(BaseModule):
         losses = self._learn(latents.detach(), real, condition)
         grad, log = self._gradient(latents.detach(), condition)
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
-        if self.reward is not None and self.current.auxiliary.get("reward") and not self.in_warmup:
-            score = self.reward(image, prompt_utils)
-            losses["loss_uni_instruct"] = losses["loss_uni_instruct"] - self.current.auxiliary["reward"] * score.mean()
+        weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
+        if weight:
+            views = direction_indices(prompt_utils, cameras, view_dependent=True)
+            score = self.reward(image, prompt_utils, views)
+            losses["loss_reward"] = -weight * score.mean()
             log["reward"] = score.detach().mean()
         log |= {"grad_norm": grad.flatten(1).norm(dim=1).mean()}
         log |= {"min_step": self.min_fraction * self.teacher.process.steps}

@@ -1,5 +1,5 @@
-"""The registered three-stage system and its regularisers."""
+"""The registered three-stage system, its regularisers and rewards."""
 
-from . import uni_instruct
+from . import rewards, uni_instruct
 
-__all__ = ["uni_instruct"]
+__all__ = ["rewards", "uni_instruct"]
