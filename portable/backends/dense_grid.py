@@ -14,12 +14,12 @@ from backends.interpolation import trilinear
 
 def refine(grid: Float[Tensor, "rx ry rz c"]) -> Float[Tensor, "sx sy sz c"]:
     """Trilinear interpolation of a grid to twice as many cells per axis (s = 2r - 1 nodes), one axis at a time."""
-    for axis in range(3):
-        nodes = grid.shape[axis]
-        # row 2i copies node i, row 2i + 1 is the mean of nodes i and i + 1
-        rows = torch.arange(2 * nodes - 1, device=grid.device)[:, None] / 2
-        weights = (1 - (rows - torch.arange(nodes, device=grid.device)).abs()).clamp_min(0).to(grid.dtype)
-        grid = torch.tensordot(weights, grid.movedim(axis, 0), dims=1).movedim(0, axis)
+    # the last axis first, while the grid is small: its slices are the least contiguous ones
+    for axis in (2, 1, 0):
+        cells = grid.shape[axis] - 1
+        nodes, next_nodes = grid.narrow(axis, 0, cells), grid.narrow(axis, 1, cells)
+        halves = torch.stack([nodes, (nodes + next_nodes) / 2], dim=axis + 1).flatten(axis, axis + 1)
+        grid = torch.cat([halves, grid.narrow(axis, cells, 1)], dim=axis)
     return grid
 
 
@@ -53,8 +53,9 @@ class DenseGridPyramid(nn.Module):
 
     def merged(self) -> Float[Tensor, "rx ry rz c"]:
         """The active levels as one grid at the resolution of the finest of them."""
-        grid = self.levels[0]
-        for level in self.levels[1 : self.n_active_levels]:
+        coarsest, *finer = list(self.levels)[: self.n_active_levels]
+        grid = coarsest
+        for level in finer:
             grid = refine(grid) + level
         return grid
 

@@ -47,7 +47,7 @@ class BandFrequency(nn.Module):
 
 
 class Frequency(nn.Module):
-    """tiny-cuda-nn's NeRF encoding, sin(2^k π x) and cos(2^k π x) for each input and each k < ``n_frequencies`` (12)."""
+    """tiny-cuda-nn's NeRF encoding, sin(2^k π x) and cos(2^k π x) for each input, k < ``n_frequencies`` (12)."""
 
     def __init__(self, n_input_dims: int, encoding_config: Mapping[str, Any]):
         super().__init__()

@@ -70,7 +70,7 @@ class HashGrid(nn.Module):
         position = unit_points[:, None] * self.scales[:, None].to(unit_points.dtype) + 0.5
         cell = position.detach().floor()
         corners = cell.long()[:, :, None] + corner_offsets(self.n_input_dims, unit_points.device)
-        weights = corner_weights(self.fade(position - cell))
+        weights = corner_weights(*self.fade(position - cell).unbind(-1))
         table = self.params.view(-1, self.n_features_per_level)
         features = weighted_rows(table, self._row_of(corners).flatten(0, 1), weights.flatten(0, 1))
         return features.view(len(unit_points), self.n_output_dims)

@@ -28,7 +28,8 @@ class _WeightedRows(torch.autograd.Function):
         grad_table = grad_weights = None
         if ctx.needs_input_grad[0]:
             rows = (weights[..., None] * grad[:, None]).flatten(0, 1)
-            grad_table = torch.zeros_like(table).index_add(0, indices.flatten(), rows)
+            # int64: index_add is 5 times slower with int32
+            grad_table = torch.zeros_like(table).index_add(0, indices.flatten().long(), rows)
         if ctx.needs_input_grad[2]:
             grad_weights = (table[indices] * grad[:, None]).sum(-1)
         return grad_table, None, grad_weights
@@ -41,13 +42,12 @@ def weighted_rows(
     return _WeightedRows.apply(table, indices, weights.to(table.dtype))
 
 
-def corner_weights(fraction: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
+def corner_weights(*fractions: Float[Tensor, "*n"]) -> Float[Tensor, "*n k"]:
     """Multilinear weights of the k = 2^d corners of a cell at a position in [0, 1]^d; the last axis runs fastest."""
-    weights = torch.ones_like(fraction[..., :1])
-    for axis in range(fraction.shape[-1]):
-        upper = fraction[..., axis, None]
-        weights = torch.stack([weights * (1 - upper), weights * upper], dim=-1).flatten(-2)
-    return weights
+    weights: list[Tensor | float] = [1.0]
+    for upper in fractions:
+        weights = [weight * share for weight in weights for share in (1 - upper, upper)]
+    return torch.stack(weights, dim=-1)
 
 
 def corner_offsets(dims: int, device: torch.device | None = None) -> Int[Tensor, "k d"]:
@@ -60,10 +60,13 @@ def trilinear(grid: Float[Tensor, "rx ry rz c"], unit_points: Float[Tensor, "n 3
 
     Differentiable in the grid and, inside the cube, in the points (twice: what analytic normals need).
     """
-    nodes = torch.tensor(grid.shape[:3], device=grid.device)
-    position = unit_points.clamp(0, 1) * (nodes - 1)
-    # the upper face belongs to the last cell
-    cell = torch.minimum(position.detach().long(), nodes - 2)
-    strides = torch.stack([nodes[1] * nodes[2], nodes[2], torch.ones_like(nodes[2])])
-    indices = (cell * strides).sum(-1, keepdim=True) + (corner_offsets(3, grid.device) * strides).sum(-1)
-    return weighted_rows(grid.flatten(0, 2), indices, corner_weights(position - cell))
+    _, ry, rz, _ = grid.shape
+    fractions, index = [], 0
+    # one contiguous column per axis: a quarter of the time that (n, 3) rows take
+    for column, nodes in zip(unit_points.clamp(0, 1).T.contiguous(), grid.shape):
+        position = column * (nodes - 1)
+        cell = position.detach().int().clamp_(max=nodes - 2)  # the upper face belongs to the last cell
+        fractions.append(position - cell)
+        index = index * nodes + cell
+    offsets = corner_offsets(3, grid.device).int() @ torch.tensor([ry * rz, rz, 1], dtype=torch.int32).to(grid.device)
+    return weighted_rows(grid.flatten(0, 2), index[:, None] + offsets, corner_weights(*fractions))

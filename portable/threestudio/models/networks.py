@@ -156,7 +156,7 @@ def get_encoding(n_input_dims: int, config: DictConfig | Mapping[str, Any]) -> n
 
 
 class VanillaMLP(torch_networks.MLP):
-    """MLP without biases in full precision: ``n_neurons``, ``n_hidden_layers``, ``activation``, ``output_activation``."""
+    """MLP without biases, full precision: ``n_neurons``, ``n_hidden_layers``, ``activation``, ``output_activation``."""
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
         super().__init__(dim_in, dim_out, config)
@@ -176,7 +176,7 @@ class Linear(VanillaMLP):
 
 
 class TCNNNetwork(nn.Module):
-    """MLP by tiny-cuda-nn's configuration: that library on CUDA if installed, its torch twin elsewhere. Gives float32."""
+    """MLP by tiny-cuda-nn's configuration: that library on CUDA if installed, its twin elsewhere. Gives float32."""
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
         super().__init__()

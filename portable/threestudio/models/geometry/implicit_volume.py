@@ -98,12 +98,12 @@ class ImplicitVolume(BaseImplicitGeometry):
             encoded = self._encode(points)
             raw = self.density_network(encoded).view(*points.shape[:-1], 1)
             _, density = self.get_activated_density(points, raw)
-        out = {"density": density}
+            out = {"density": density}
+            if output_normal:
+                normal = self._normal(points, encoded, density, keep_graph)
+                out |= {"normal": normal, "shading_normal": normal}
         if self.cfg.n_feature_dims > 0:
             out["features"] = self.feature_network(encoded).view(*points.shape[:-1], self.cfg.n_feature_dims)
-        if output_normal:
-            normal = self._normal(points, encoded, density, keep_graph)
-            out |= {"normal": normal, "shading_normal": normal}
         return out if keep_graph else {key: value.detach() for key, value in out.items()}
 
     def _normal(self, points: Tensor, encoded: Tensor, density: Tensor, keep_graph: bool) -> Float[Tensor, "*N 3"]:

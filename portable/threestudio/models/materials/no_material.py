@@ -14,7 +14,7 @@ from threestudio.utils.typing import Float, Tensor
 
 @threestudio.register("no-material")
 class NoMaterial(BaseMaterial):
-    """Activation of the features; with ``input_feature_dims`` and ``mlp_network_config``, of a small network of them."""
+    """Activation of the features; given ``input_feature_dims`` and ``mlp_network_config``, of a network of them."""
 
     @dataclass
     class Config(BaseMaterial.Config):
