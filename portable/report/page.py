@@ -1,0 +1,140 @@
+"""The page itself: HTML with everything embedded, so that it opens offline from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import mimetypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .charts import charts, summary
+from .collect import StageResult
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --dim: #777; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { font-size: 1rem; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+iframe { border: 1px solid var(--line); width: 520px; height: 520px; max-width: 100%; background: #fff; }
+video, .turntable { width: 520px; max-width: 100%; }
+.pictures img { height: 180px; max-width: 100%; object-fit: contain; image-rendering: auto; }
+.chart svg { max-width: 100%; height: auto; background: #fff; }
+table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; } th { color: var(--dim); font-weight: normal; }
+pre { overflow: auto; max-height: 30rem; padding: .8rem; border: 1px solid var(--line); }
+small, figcaption { color: var(--dim); } figure { margin: 0; }
+"""
+
+
+def write_report(stages: Sequence[StageResult], out_html: str | os.PathLike, title: str | None = None) -> Path:
+    """Write the report of a run; the file is either complete or absent.
+
+    Args:
+        stages: in order; the last mesh and the last turntable among them are shown on top.
+        title: heading; the prompt by default.
+
+    Raises:
+        ValueError: no stages.
+    """
+    if not stages:
+        raise ValueError("a report needs at least one stage")
+    title = title or next((stage.prompt for stage in reversed(stages) if stage.prompt), "") or "Result"
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width'>",
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(title)}</h1>",
+        _overview(stages),
+        *(_stage(stage) for stage in stages),
+        "</body></html>",
+    ]
+    out = Path(out_html)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def viewer(glb: Path) -> str:
+    """An <iframe> in which the mesh can be turned; three.js comes along (trimesh's notebook viewer)."""
+    import trimesh
+    from trimesh.viewer.notebook import scene_to_html
+
+    scene = trimesh.load_scene(glb, process=False)
+    page = scene_to_html(scene, escape_quotes=True)
+    return f'<iframe class="viewer" title="3D view" srcdoc="{page}"></iframe>'
+
+
+def _overview(stages: Sequence[StageResult]) -> str:
+    meshes = [path for stage in stages for path in stage.meshes]
+    turntables = [stage.turntable for stage in stages if stage.turntable]
+    parts = ["<div class='row'>"]
+    if meshes:
+        parts.append(f"<figure>{viewer(meshes[-1])}<figcaption>{_name(meshes[-1])}: drag to turn, scroll to zoom")
+        parts.append("</figcaption></figure>")
+    if turntables:
+        parts.append(f"<figure>{_moving(turntables[-1])}<figcaption>{_name(turntables[-1])}</figcaption></figure>")
+    parts.append("</div>")
+    if not meshes:
+        parts.append("<p><small>No mesh was exported.</small></p>")
+    timed = [stage for stage in stages if stage.seconds is not None]
+    if timed:
+        rows = [(stage.name, _duration(stage.seconds)) for stage in timed]
+        rows.append(("together", _duration(sum(stage.seconds for stage in timed))))
+        parts.append("<h3>Time</h3>" + _table(("stage", "time"), rows))
+    scored = [(stage.name, name, f"{value:.4g}") for stage in stages for name, value in stage.scores.items()]
+    if scored:
+        parts.append("<h3>Scores</h3>" + _table(("stage", "score", "value"), scored))
+    return "".join(parts)
+
+
+def _stage(stage: StageResult) -> str:
+    parts = [f"<h2>{html.escape(stage.name)}</h2>"]
+    if stage.pictures:
+        images = [f"<img alt='{_name(path)}' title='{_name(path)}' src='{_data(path)}'>" for path in stage.pictures]
+        parts.append(f"<div class='row pictures'>{''.join(images)}</div>")
+    for heading, svg in charts(stage.curves):
+        parts.append(f"<h3>{heading}</h3><div class='chart'>{svg}</div>")
+    statistics = summary(stage.curves)
+    if statistics:
+        rows = [(name.removeprefix("train/"), *(f"{value:.4g}" for value in values)) for name, *values in statistics]
+        parts.append(_table(("density ratio", "mean of last tenth", "last", "lowest", "highest"), rows))
+    if stage.files:
+        rows = [(_name(path), f"{path.stat().st_size / 1024:.0f} KiB") for path in stage.files]
+        parts.append("<h3>Files</h3>" + _table(("file", "size"), rows, escaped=True))
+    if stage.settings:
+        parts.append(f"<details><summary>Settings</summary><pre>{html.escape(stage.settings)}</pre></details>")
+    return "".join(parts)
+
+
+def _moving(path: Path) -> str:
+    if path.suffix == ".gif":
+        return f"<img class='turntable' alt='turntable' src='{_data(path)}'>"
+    return f"<video class='turntable' controls autoplay loop muted playsinline src='{_data(path)}'></video>"
+
+
+def _data(path: Path) -> str:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _name(path: Path) -> str:
+    return html.escape(path.name, quote=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], escaped: bool = False) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{c if escaped else html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"

@@ -1,0 +1,37 @@
+"""One self-contained HTML page from the trial folders of a run, in the order given.
+
+    python scripts/report.py outputs/a-red-mug/nerf outputs/a-red-mug/geometry outputs/a-red-mug/texture
+
+The page holds the exported mesh in a 3D view, the turntable, the last pictures, the curves and the settings of every
+stage; it needs no network and no other file. It is written to `report.html` beside the first folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
+
+from report import read_stage, write_report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the report, say where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", nargs="+", type=Path, metavar="TRIAL_DIR", help="folder with configs/ and save/")
+    parser.add_argument("--out", type=Path, help="HTML file; report.html beside the first folder by default")
+    parser.add_argument("--title", help="heading; the prompt by default")
+    args = parser.parse_args(arguments)
+    try:
+        stages = [read_stage(trial) for trial in args.trials]
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    print(write_report(stages, args.out or args.trials[0].resolve().parent / "report.html", title=args.title))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
