@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+PORTABLE = ROOT / "portable"
 HOSTS = ("auto", "builtin", "threestudio")
 
 
@@ -49,13 +52,18 @@ def find_checkout() -> Path | None:
     if spec is None or spec.origin is None:
         return None
     checkout = Path(spec.origin).resolve().parents[1]
-    return None if checkout == ROOT / "portable" else checkout
+    return None if checkout == PORTABLE else checkout
+
+
+def why_not_importable(checkout: Path) -> str | None:
+    """What keeps threestudio from being imported, in a process of its own; None if nothing does."""
+    command = [sys.executable, "-c", "import threestudio"]
+    result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    return None if result.returncode == 0 else (result.stderr.strip().splitlines() or ["it crashed"])[-1]
 
 
 def run_in_checkout(checkout: Path, args: argparse.Namespace, overrides: list[str]) -> int:
     """Hand over to threestudio's own launcher, which has the same command line and loads the linked extension."""
-    import runpy
-
     launcher = checkout / "launch.py"
     if not launcher.is_file():
         print(f"error: threestudio at {checkout} has no launch.py; use --host builtin", file=sys.stderr)
@@ -92,10 +100,15 @@ def main(argv: list[str] | None = None) -> int:
         print("error: --host threestudio, but no threestudio is installed and this is no checkout", file=sys.stderr)
         return 2
     if checkout is not None:
-        return run_in_checkout(checkout, args, overrides)
+        reason = why_not_importable(checkout)
+        if reason is None:
+            return run_in_checkout(checkout, args, overrides)
+        print(f"threestudio in {checkout} cannot be imported: {reason}", file=sys.stderr)
+        if args.host == "threestudio":
+            return 2
     if args.gpu != "cpu" and "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
-    sys.path.insert(0, str(ROOT / "portable"))
+    sys.path.insert(0, str(PORTABLE))
     if args.typecheck and not install_typechecker():
         print("error: --typecheck needs typeguard: pip install typeguard", file=sys.stderr)
         return 2

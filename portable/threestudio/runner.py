@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable
@@ -47,6 +49,8 @@ NOISE = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*your dataloader is not resumable.*",
     r".*IterableDataset.*__len__.*",
+    r".*callbacks used to create the checkpoint need to be provided.*",
+    r".*predict returned None if it was on purpose.*",
     r".*Found \d+ module\(s\) in eval mode at the start of training.*",
 )
 
@@ -83,20 +87,21 @@ def run(
     """
     _quiet(verbose)
     first_step = FirstStep()
-    cfg = None
+    cfg, new_trial = None, False
     try:
         if cpu:
             set_device("cpu")
         load_extensions(extension_folders)
         n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
         cfg = load_config(config, cli_args=overrides, n_gpus=n_gpus)
+        new_trial = not os.listdir(cfg.trial_dir)
         if cfg.trainer.get("accelerator") == "cpu":
             set_device("cpu")
         _announce(cfg)
         _carry_out(action, cfg, config, first_step)
     except Exception as error:
-        if cfg is not None:
-            _remove_empty_folders(cfg)
+        if new_trial and not first_step.done:
+            _take_back(cfg)
         if verbose or not _users_to_mend(error, first_step.done):
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -107,24 +112,24 @@ def run(
 
 def _carry_out(action: str, cfg: DictConfig, config: str, first_step: FirstStep) -> None:
     pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
-    if cfg.resume is not None:
+    if cfg.resume:
         checkpoint = load_checkpoint(cfg.resume, map_location="meta")
     _require(cfg, "data_type", "system_type")
     datamodule = threestudio.find(cfg.data_type)(cfg.data)
-    system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=cfg.resume is not None)
+    system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=bool(cfg.resume))
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
     trainer = build_trainer(cfg, config, training=action == "train", callbacks=[first_step])
     if action == "train":
         if not {"max_steps", "max_epochs", "max_time"} & set(cfg.trainer):
             raise UserError("trainer.max_steps is missing: random cameras never end")
-        trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
+        trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume or None)
         trainer.test(system, datamodule=datamodule)
         return
-    if cfg.resume is None:
+    if not cfg.resume:
         threestudio.warn("resume is not given: the result is that of untrained modules")
     else:
         system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
-    ACTIONS[action](trainer, system, datamodule=datamodule, ckpt_path=cfg.resume)
+    ACTIONS[action](trainer, system, datamodule=datamodule, ckpt_path=cfg.resume or None)
 
 
 #: What a trained checkpoint can be used for, by Lightning's name for it.
@@ -152,7 +157,7 @@ def build_trainer(cfg: DictConfig, config: str, training: bool, callbacks: list[
     device = get_device()
     defaults = {
         "accelerator": ACCELERATORS[device.type],
-        "devices": cfg.n_gpus,
+        "devices": cfg.n_gpus if device.type == "cuda" else 1,
         "logger": _loggers(cfg) if training else False,
         "inference_mode": False,  # normals are gradients of the field, also when rendering a test view
         "enable_model_summary": False,
@@ -229,10 +234,9 @@ def _one_line(error: Exception) -> str:
     return f"KeyError: {text}" if type(error) is KeyError else text or type(error).__name__
 
 
-def _remove_empty_folders(cfg: DictConfig) -> None:
-    """Take back the trial folder of a run that wrote nothing."""
-    for folder in (cfg.trial_dir, cfg.exp_dir, cfg.exp_root_dir):
-        try:
+def _take_back(cfg: DictConfig) -> None:
+    """Remove the new trial folder of a run that did not get through its set-up (Lightning has logged there by then)."""
+    shutil.rmtree(cfg.trial_dir, ignore_errors=True)
+    for folder in (cfg.exp_dir, cfg.exp_root_dir):
+        with contextlib.suppress(OSError):  # holds other trials
             os.rmdir(folder)
-        except OSError:
-            return  # not empty, or not there

@@ -101,6 +101,37 @@ def test_merging_two_files(tmp_path, monkeypatch):
     approximately({key: cfg[key] for key in section["resolved_two"]}, section["resolved_two"])
 
 
+PROMPTS = [
+    "",
+    "a cow: 4k",
+    "a cow # 4k",
+    "line\nanother",
+    "[open",
+    "a/b",
+    'say "moo"',
+    "café, ünï",
+    "- dash",
+    "x" * 500,
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_prompts_on_the_command_line_stay_text(prompt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yaml = 'tag: "t-${rmspace:${system.p.prompt},_}"\nuse_timestamp: false\nsystem: {p: {prompt: x}}'
+    cfg = load_config(yaml, from_string=True, cli_args=[f"system.p.prompt={prompt}"])
+    assert cfg.system.p.prompt == prompt
+    assert (tmp_path / cfg.trial_dir).is_dir()
+    assert (tmp_path / cfg.trial_dir).parent == tmp_path / "outputs" / "default"
+
+
+def test_structured_overrides_stay_structured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["system.a={x: 1}", "system.b=[1, 2]", "system.c=null", "system.d='text: #'"]
+    cfg = load_config("tag: t\nuse_timestamp: false", from_string=True, cli_args=args)
+    assert OmegaConf.to_container(cfg.system) == {"a": {"x": 1}, "b": [1, 2], "c": None, "d": "text: #"}
+
+
 def test_experiment_defaults(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = load_config("tag: t\nuse_timestamp: false\nexp_root_dir: outroot", from_string=True)

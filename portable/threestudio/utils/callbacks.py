@@ -81,7 +81,8 @@ class ConfigSnapshotCallback(VersionedCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Read the file that was given, before a run that continues in place replaces it."""
-        self._raw = Path(self.config_path).read_text()
+        if stage == "fit":
+            self._raw = Path(self.config_path).read_text()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write, now that everything could be built."""
@@ -158,6 +159,8 @@ class StepProgressBar(ProgressBar):
         return losses if skipped is None else {**losses, "skipped": f"{int(skipped)}"}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(self._losses(trainer))
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,4 +44,10 @@ class ResumableCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, **kwargs: Any) -> None:
-        super().__init__(dirpath=dirpath, enable_version_counter=False, **kwargs)
+        super().__init__(dirpath=dirpath, **{"enable_version_counter": False, **kwargs})
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Remove what a killed run left half-written."""
+        super().setup(trainer, pl_module, stage)
+        for leftover in Path(self.dirpath or ".").glob(".*.tmp.ckpt"):
+            leftover.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -10,9 +11,9 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
-from yaml import YAMLError
 
 from threestudio.utils.errors import SpecificationError, UnknownKeyError, UserError
 from threestudio.utils.files import atomic_path, safe_name
@@ -124,18 +125,36 @@ def load_config(*yamls: str, cli_args: list[str] | None = None, from_string: boo
     References are resolved after all merging. With ``from_string`` the arguments are YAML texts instead of paths.
     """
     parts = []
-    for yaml in yamls:
-        if not from_string and not os.path.isfile(yaml):
-            raise UserError(f"no such configuration file: {yaml}")
+    for source in yamls:
+        if not from_string and not os.path.isfile(source):
+            raise UserError(f"no such configuration file: {source}")
         try:
-            parts.append(OmegaConf.create(yaml) if from_string else OmegaConf.load(yaml))
-        except YAMLError as error:
-            raise UserError(f"{'text' if from_string else yaml} is not valid YAML: {error}") from error
-    merged = OmegaConf.merge(*parts, OmegaConf.from_cli(cli_args or []), kwargs)
+            parts.append(OmegaConf.create(source) if from_string else OmegaConf.load(source))
+        except yaml.YAMLError as error:
+            raise UserError(f"{'text' if from_string else source} is not valid YAML: {error}") from error
+    merged = OmegaConf.merge(*parts, OmegaConf.from_cli([quoted_override(a) for a in cli_args or []]), kwargs)
     OmegaConf.resolve(merged)
     _require_known_keys(ExperimentConfig, merged)
     OmegaConf.merge(OmegaConf.structured(ExperimentConfig), merged)  # wrong types are found before a folder is made
     return parse_structured(ExperimentConfig, merged)
+
+
+def quoted_override(argument: str) -> str:
+    """``key=value`` with the value quoted if it is plain text that YAML would take for something else.
+
+    Prompts are such texts: empty, of several lines, with a colon, a hash sign or a dash in them, or with a bracket left
+    open. Lists and mappings are written with brackets.
+    """
+    key, equals, text = argument.partition("=")
+    written_as_yaml = text.lstrip().startswith(("{", "[", '"', "'"))
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        plain = True
+    else:
+        misread = isinstance(value, (list, dict)) or " #" in text
+        plain = not text or "\n" in text or (misread and not written_as_yaml)
+    return f"{key}={json.dumps(text)}" if equals and plain else argument
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
