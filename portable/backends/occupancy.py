@@ -41,7 +41,7 @@ class OccGridEstimator(nn.Module):
 
     Buffers (all in ``state_dict``, named and shaped as nerfacc's): ``occs`` (R_x R_y R_z,) the decayed maximum,
     ``binaries`` (1, R_x, R_y, R_z) what counts as occupied, ``aabbs`` (1, 6), ``resolution`` (3,).
-    Unsupported beside nerfacc's: more than one level, cone_angle, per-ray t_min and t_max.
+    Unsupported beside nerfacc's: more than one level, a cone_angle other than 0, per-ray t_min and t_max.
 
     Args:
         roi_aabb: box as min x, y, z, max x, y, z.
@@ -71,12 +71,14 @@ class OccGridEstimator(nn.Module):
         rays_o: Float[Tensor, "r 3"],
         rays_d: Float[Tensor, "r 3"],
         sigma_fn: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        alpha_fn: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         near_plane: float = 0.0,
         far_plane: float = 1e10,
         render_step_size: float = 1e-3,
         early_stop_eps: float = 1e-4,
         alpha_thre: float = 0.0,
         stratified: bool = False,
+        cone_angle: float = 0.0,
     ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
         """(ray_indices, t_starts, t_ends) of steps of ``render_step_size`` whose middle lies in an occupied cell.
 
@@ -84,13 +86,24 @@ class OccGridEstimator(nn.Module):
             rays_o, rays_d: origins and unit directions.
             sigma_fn: (t_starts, t_ends, ray_indices) -> densities (n,). When given, samples that cannot be seen
                 (T < ``early_stop_eps``) or are nearly empty (α < ``alpha_thre``) are dropped as well.
+            alpha_fn: the same with opacities of one step in place of densities.
             near_plane, far_plane: distances between which samples lie.
             early_stop_eps, alpha_thre: thresholds for ``sigma_fn``; alpha_thre is capped by the grid's mean
                 occupancy, so that a young, thin field is not pruned to nothing.
             stratified: shift the samples of each ray by one random share of a step (global torch generator).
+            cone_angle: only 0: all steps have one length.
         """
+        if cone_angle != 0:
+            raise ValueError(f"cone_angle={cone_angle}: the torch occupancy grid takes equal steps; choices: 0")
         ray_indices, t_starts = self._march(rays_o, rays_d, near_plane, far_plane, render_step_size, stratified)
         t_ends = t_starts + render_step_size
+        if sigma_fn is None and alpha_fn is not None:
+
+            def sigma_fn(t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor) -> Tensor:
+                # the density that makes this opacity in one step; finite for α = 1
+                alphas = alpha_fn(t_starts, t_ends, ray_indices).clamp(0, 1 - 1e-6)
+                return -torch.log1p(-alphas) / render_step_size
+
         if sigma_fn is not None and len(t_starts) and (early_stop_eps > 0 or alpha_thre > 0):
             seen = render_visibility_from_density(
                 t_starts,

@@ -53,6 +53,18 @@ def test_trilinear_gradients_first_and_second():
     assert torch.autograd.gradgradcheck(trilinear, (grid, points))
 
 
+def test_gradients_do_not_depend_on_chance_with_two_threads():
+    grid = torch.rand(17, 17, 17, 4, requires_grad=True)
+    points, cotangent = torch.rand(20000, 3), torch.randn(20000, 4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, *others = (torch.autograd.grad(trilinear(grid, points), grid, cotangent)[0] for _ in range(4))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
+
+
 def test_refined_grid_is_the_same_function():
     grid = torch.rand(3, 4, 2, 2, dtype=torch.float64)
     finer = refine(grid)

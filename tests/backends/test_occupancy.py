@@ -127,11 +127,21 @@ def test_skipping_hidden_and_empty_samples_hardly_changes_the_opacity():
     def sigma_fn(t_starts, t_ends, index):
         return density(origins[index] + directions[index] * ((t_starts + t_ends) / 2)[:, None])
 
+    def alpha_fn(t_starts, t_ends, index):
+        return 1 - torch.exp(-sigma_fn(t_starts, t_ends, index) * 0.02)
+
     full, n_full = opacity(None)
     culled, n_culled = opacity(sigma_fn)
     assert n_culled < n_full / 3
     # dropped: what lies behind T = 1e-4, and samples of α < 1e-3, of which a ray grazes a few at most
     torch.testing.assert_close(culled, full, atol=5e-3, rtol=0)
+    by_alpha = grid.sampling(origins, directions, alpha_fn=alpha_fn, render_step_size=0.02, alpha_thre=1e-3)
+    assert abs(len(by_alpha[0]) - n_culled) < 0.01 * n_culled  # rounding at the thresholds
+
+
+def test_steps_of_growing_length_are_refused():
+    with pytest.raises(ValueError, match=r"cone_angle=0.1.*choices: 0"):
+        OccGridEstimator(BOX, resolution=2).sampling(*rays(), cone_angle=0.1)
 
 
 def test_update_keeps_a_decayed_maximum():
