@@ -24,7 +24,10 @@ HOSTS = ("auto", "builtin", "threestudio")
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options, and the ``key=value`` overrides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file; configs/parsed.yaml of a trial to go on with it")
+    parser.add_argument(
+        "--config", required=True, action="append", metavar="FILE",
+        help="YAML file; configs/parsed.yaml of a trial to go on with it; repeated: later files override earlier ones",
+    )  # fmt: skip
     parser.add_argument("--gpu", default="0", help="GPUs to use, as 0 or 0,1 (CUDA_VISIBLE_DEVICES goes first); cpu")
     parser.add_argument("--host", default="auto", choices=HOSTS, help="which threestudio answers")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks")
@@ -62,6 +65,19 @@ def why_not_importable(checkout: Path) -> str | None:
     return None if result.returncode == 0 else (result.stderr.strip().splitlines() or ["it crashed"])[-1]
 
 
+def one_config(files: list[str]) -> str:
+    """threestudio's own launcher takes one file: several are merged into a temporary one."""
+    if len(files) == 1:
+        return files[0]
+    import tempfile
+
+    from omegaconf import OmegaConf
+
+    merged = Path(tempfile.mkdtemp(prefix="uni_instruct_")) / Path(files[0]).name
+    OmegaConf.save(OmegaConf.merge(*map(OmegaConf.load, files)), merged)
+    return str(merged)
+
+
 def run_in_checkout(checkout: Path, args: argparse.Namespace, overrides: list[str]) -> int:
     """Hand over to threestudio's own launcher, which has the same command line and loads the linked extension."""
     launcher = checkout / "launch.py"
@@ -74,7 +90,7 @@ def run_in_checkout(checkout: Path, args: argparse.Namespace, overrides: list[st
         print(f"error: link the extension first: ln -s {ROOT / 'custom' / link.name} {link}", file=sys.stderr)
         return 2
     flags = [f"--{name}" for name in ("verbose", "typecheck") if getattr(args, name)]
-    command = ["--config", args.config, f"--{args.action}", "--gpu", args.gpu, *flags, *overrides]
+    command = ["--config", one_config(args.config), f"--{args.action}", "--gpu", args.gpu, *flags, *overrides]
     sys.argv = [str(launcher), *command]
     sys.path.insert(0, str(checkout))
     runpy.run_path(str(launcher), run_name="__main__")

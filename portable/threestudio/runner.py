@@ -65,7 +65,7 @@ class FirstStep(Callback):
 
 
 def run(
-    config: str,
+    configs: list[str],
     action: str,
     overrides: list[str],
     extension_folders: Iterable[Path],
@@ -75,7 +75,7 @@ def run(
     """Carry out one command line.
 
     Args:
-        config: YAML file.
+        configs: YAML files, later ones override earlier ones.
         action: a key of :data:`ACTIONS`.
         overrides: ``key=value`` strings.
         extension_folders: folders whose sub-folders are extensions.
@@ -93,12 +93,12 @@ def run(
             set_device("cpu")
         load_extensions(extension_folders)
         n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
-        cfg = load_config(config, cli_args=overrides, n_gpus=n_gpus)
+        cfg = load_config(*configs, cli_args=overrides, n_gpus=n_gpus)
         new_trial = not os.listdir(cfg.trial_dir)
         if cfg.trainer.get("accelerator") == "cpu":
             set_device("cpu")
         _announce(cfg)
-        _carry_out(action, cfg, config, first_step)
+        _carry_out(action, cfg, configs, first_step)
     except Exception as error:
         if new_trial and not first_step.done:
             _take_back(cfg)
@@ -110,7 +110,7 @@ def run(
     return 0
 
 
-def _carry_out(action: str, cfg: DictConfig, config: str, first_step: FirstStep) -> None:
+def _carry_out(action: str, cfg: DictConfig, configs: list[str], first_step: FirstStep) -> None:
     pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
     if cfg.resume:
         checkpoint = load_checkpoint(cfg.resume, map_location="meta")
@@ -118,7 +118,7 @@ def _carry_out(action: str, cfg: DictConfig, config: str, first_step: FirstStep)
     datamodule = threestudio.find(cfg.data_type)(cfg.data)
     system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=bool(cfg.resume))
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
-    trainer = build_trainer(cfg, config, training=action == "train", callbacks=[first_step])
+    trainer = build_trainer(cfg, configs, training=action == "train", callbacks=[first_step])
     if action == "train":
         if not {"max_steps", "max_epochs", "max_time"} & set(cfg.trainer):
             raise UserError("trainer.max_steps is missing: random cameras never end")
@@ -136,7 +136,7 @@ def _carry_out(action: str, cfg: DictConfig, config: str, first_step: FirstStep)
 ACTIONS = {"validate": pl.Trainer.validate, "test": pl.Trainer.test, "export": pl.Trainer.predict}
 
 
-def build_trainer(cfg: DictConfig, config: str, training: bool, callbacks: list[Callback]) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, configs: list[str], training: bool, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's trainer for this machine, with ``cfg.trainer`` on top.
 
     Raises:
@@ -149,7 +149,7 @@ def build_trainer(cfg: DictConfig, config: str, training: bool, callbacks: list[
             *callbacks,
             ResumableCheckpoint(os.path.join(cfg.trial_dir, "ckpts"), **checkpoint),
             LearningRateMonitor(logging_interval="step"),
-            ConfigSnapshotCallback(config, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False),
+            ConfigSnapshotCallback(configs, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False),
             CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
         ]
     if arguments.get("enable_progress_bar", True):

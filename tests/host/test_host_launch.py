@@ -256,3 +256,13 @@ def test_a_checkout_of_threestudio_in_the_working_folder_is_the_host(workplace, 
 def test_a_missing_threestudio_is_one_line(run, capsys):
     assert run("--config", "toy.yaml", "--train", "--host", "threestudio") == 2
     assert "no threestudio is installed" in error_line(capsys)
+
+
+def test_later_configurations_override_earlier_ones(run, workplace):
+    """An overlay lists only what differs; the trial keeps one merged file."""
+    (workplace / "overlay.yaml").write_text("trainer: {max_steps: 2}\nsystem: {loss: {lambda_fit: 3.0}}\n")
+    assert run("--config", "toy.yaml", "--config", str(workplace / "overlay.yaml"), "--train", "tag=overlaid") == 0
+    configs = workplace / "outputs" / "toy" / "overlaid" / "configs"
+    for name in ("raw.yaml", "parsed.yaml"):
+        cfg = OmegaConf.load(configs / name)
+        assert cfg.trainer.max_steps == 2 and cfg.system.loss.lambda_fit == 3.0

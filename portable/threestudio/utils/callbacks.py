@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm.auto import tqdm
@@ -62,13 +63,14 @@ class ConfigSnapshotCallback(VersionedCallback):
     """``parsed.yaml`` (resolved, complete), ``raw.yaml`` (as given) and the command line.
 
     Args:
+        config_path: the YAML file, or several that were merged.
         save_root: folder of the two files; ``cmd.txt`` goes beside it.
         command: command line; None: that of this process.
     """
 
     def __init__(
         self,
-        config_path: str,
+        config_path: str | list[str],
         config: Any,
         save_root: str,
         version: int | None = None,
@@ -76,13 +78,16 @@ class ConfigSnapshotCallback(VersionedCallback):
         command: str | None = None,
     ) -> None:
         super().__init__(save_root, version, use_version)
-        self.config_path, self.config = config_path, config
+        self.config_paths = [config_path] if isinstance(config_path, str) else list(config_path)
+        self.config = config
         self.command = " ".join(["python", *sys.argv]) if command is None else command
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Read the file that was given, before a run that continues in place replaces it."""
         if stage == "fit":
-            self._raw = Path(self.config_path).read_text()
+            texts = [Path(path).read_text() for path in self.config_paths]
+            merged = OmegaConf.merge(*map(OmegaConf.create, texts)) if len(texts) > 1 else None
+            self._raw = texts[0] if merged is None else OmegaConf.to_yaml(merged)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write, now that everything could be built."""
@@ -92,7 +97,7 @@ class ConfigSnapshotCallback(VersionedCallback):
     def _save(self) -> None:
         folder = Path(self.savedir)
         dump_config(str(folder / "parsed.yaml"), self.config)
-        resuming_in_place = Path(self.config_path).resolve() == (folder / "parsed.yaml").resolve()
+        resuming_in_place = (folder / "parsed.yaml").resolve() in [Path(path).resolve() for path in self.config_paths]
         if not resuming_in_place:
             with atomic_path(folder / "raw.yaml") as temporary:
                 temporary.write_text(self._raw)
