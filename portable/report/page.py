@@ -28,6 +28,13 @@ small, figcaption { color: var(--dim); } figure { margin: 0; }
 """
 
 
+BRIGHTER = {
+    "scene.add(tracklight);": "scene.add(tracklight);scene.add(new THREE.HemisphereLight(0xffffff,0x999999,1.2));",
+    "renderer.setPixelRatio(": "renderer.outputEncoding=THREE.sRGBEncoding;renderer.setPixelRatio(",
+}
+"""Changes to the viewer's script: it has one lamp at the camera, and shows linear light as if it were sRGB."""
+
+
 def write_report(stages: Sequence[StageResult], out_html: str | os.PathLike, title: str | None = None) -> Path:
     """Write the report of a run; the file is either complete or absent.
 
@@ -68,6 +75,8 @@ def viewer(glb: Path) -> str:
 
     scene = trimesh.load_scene(glb, process=False)
     page = scene_to_html(scene, escape_quotes=True)
+    for found, better in BRIGHTER.items():
+        page = page.replace(found, better)
     return f'<iframe class="viewer" title="3D view" srcdoc="{page}"></iframe>'
 
 
