@@ -127,9 +127,26 @@ def main(argv: list[str] | None = None) -> int:
         scratch = done.with_suffix(".tmp")
         scratch.write_text(f"{time.monotonic() - start:.0f} s\n")
         os.replace(scratch, done)
+    status = finish(folder, args)
     print("text-to-3d: results")
     for path in results(folder):
         print(f"  {path}")
+    return status
+
+
+def finish(folder: Path, args: argparse.Namespace) -> int:
+    """Export the mesh of the last finished stage and write the report over all of them; 0 or the first bad status."""
+    finished = [stage for stage in STAGES if (folder / stage.name / "done").is_file()]
+    trial = folder / finished[-1].name
+    export = [sys.executable, str(ROOT / "launch.py"), "--export", "--gpu", args.gpu]
+    export += ["--config", str(trial / "configs" / "parsed.yaml"), f"resume={trial / 'ckpts' / 'last.ckpt'}"]
+    export += ["system.exporter_type=mesh-exporter", "system.exporter.fmt=glb,obj-mtl"]
+    report = [sys.executable, str(ROOT / "scripts" / "report.py"), *(str(folder / stage.name) for stage in finished)]
+    for name, call in {"export": export, "report": [*report, "--title", " ".join(args.prompt.split())]}.items():
+        status = subprocess.call(call, cwd=ROOT)
+        if status:
+            print(f"text-to-3d: the {name} stopped with status {status}", file=sys.stderr)
+            return status
     return 0
 
 
