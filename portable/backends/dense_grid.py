@@ -34,7 +34,7 @@ class DenseGridPyramid(nn.Module):
     Args:
         n_input_dims: 3.
         encoding_config: ``n_levels`` (4), ``base_resolution`` (8), ``n_features_per_level`` (4; also the output
-            size, since levels are summed), ``init_std`` (0: all zero).
+            size, since levels are summed), ``init_std`` (1e-4; exactly 0 would leave a ReLU network without gradient).
     """
 
     def __init__(self, n_input_dims: int, encoding_config: Mapping[str, Any]):
@@ -45,7 +45,7 @@ class DenseGridPyramid(nn.Module):
         self.n_levels = encoding_config.get("n_levels", 4)
         self.n_output_dims = encoding_config.get("n_features_per_level", 4)
         self.n_active_levels = self.n_levels
-        std = encoding_config.get("init_std", 0.0)
+        std = encoding_config.get("init_std", 1e-4)
         resolutions = [encoding_config.get("base_resolution", 8) * 2**level for level in range(self.n_levels)]
         self.levels = nn.ParameterList(
             nn.Parameter(torch.randn(r + 1, r + 1, r + 1, self.n_output_dims) * std) for r in resolutions

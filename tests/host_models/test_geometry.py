@@ -87,6 +87,14 @@ def test_density_gradient_reaches_the_pyramid():
     assert all(level.grad.abs().sum() > 0 for level in geometry.encoding.encoding.levels)
 
 
+def test_pyramid_under_a_relu_network_has_a_gradient_from_the_start():
+    encoding = {key: value for key, value in PYRAMID.items() if key != "init_std"}
+    geometry = volume(pos_encoding_config=encoding, mlp_network_config={**MLP, "activation": "ReLU"}, normal_type=None)
+    geometry(torch.rand(100, 3))["density"].sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in geometry.encoding.parameters())
+    assert all(weight.grad.abs().sum() > 0 for weight in geometry.density_network.parameters())
+
+
 def test_pyramid_levels_follow_the_training_step():
     geometry = volume(pos_encoding_config={**PYRAMID, "start_level": 1, "update_steps": 10})
     pyramid = geometry.encoding.encoding
