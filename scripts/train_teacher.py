@@ -1,4 +1,4 @@
-"""Make the built-in teacher: render the world, train VAE, U-Net with text encoder, CLIP and judge, write the report.
+"""Make the built-in teacher: render the world, train VAE, text encoder and U-Net, CLIP and judge, write the report.
 
     python scripts/train_teacher.py --preset cpu
     python scripts/train_teacher.py --preset gpu --phases data vae unet

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
@@ -71,6 +74,52 @@ class Denoiser(nn.Module):
         return self.unet(noisy, time, encoder_hidden_states=self.text_encoder(tokens)[0]).sample
 
 
+class TextReader(nn.Module):
+    """Text encoder and pooled-text embedding with linear heads that name what a caption asks for.
+
+    Trained on words alone, in a minute, and frozen before the U-Net sees them. Trained together from the start, text is
+    noise to an untrained U-Net and is switched off: within 450 steps the pooled features of different captions came as
+    close as 0.15 deviations, and after 1,400 steps the captions were still all but ignored, the view words entirely.
+    """
+
+    def __init__(self, text_encoder: CLIPTextModel, pooled: nn.Module, width: int, answers: dict[str, int]):
+        super().__init__()
+        self.text_encoder, self.pooled = text_encoder, pooled
+        self.heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in answers.items()})
+
+    def forward(self, tokens: Int[Tensor, "n l"]) -> dict[str, Float[Tensor, "n k"]]:
+        """Logits per label from the pooled text, linear so that facts combine by addition."""
+        pooled = self.pooled(self.text_encoder(tokens)[0])
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+@torch.no_grad()
+def standardise_pooled(model: TextReader, tokens: Int[Tensor, "n l"]) -> None:
+    """Fold into the pooled embedding's last LayerNorm the affine map that gives every feature mean 0, deviation 1."""
+    pooled = torch.cat([model.pooled(model.text_encoder(part)[0]) for part in tokens.split(250)]).double()
+    mean, std = pooled.mean(0), pooled.std(0).clamp_min(1e-3)
+    norm = model.pooled.norm2
+    norm.weight.copy_(norm.weight / std)
+    norm.bias.copy_((norm.bias - mean) / std)
+
+
+def text_step(
+    model: TextReader, tokenizer: CLIPTokenizer, captions: list[str], labels: dict[str, Tensor], config: UnetConfig,
+    device: torch.device,
+):  # fmt: skip
+    """The step function of the text phase: cross-entropy of every label, captions disturbed but never dropped."""
+    spoken = replace(config, caption_dropout=0.0, noise_word=0.2)
+
+    def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
+        index = torch.randint(len(captions), (config.text_optim.batch,), generator=generator)
+        tokens = tokenise(tokenizer, [captions[i] for i in index.tolist()], spoken, generator)
+        logits = model(tokens.to(device))
+        losses = {name: F.cross_entropy(logits[name], labels[name][index].to(device)) for name in labels}
+        return sum(losses.values()), {name: value.item() for name, value in losses.items()}
+
+    return step
+
+
 def paired_index(
     generator: torch.Generator, items: int, batch: int, group: int, paired: float
 ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"]]:
@@ -98,6 +147,16 @@ def min_snr_weight(snr: Float[Tensor, "n"], gamma: float) -> Float[Tensor, "n"]:
     return snr.clamp_max(gamma) / snr
 
 
+def layout_weight(snr: Float[Tensor, "n"], cap: float) -> Float[Tensor, "n"]:
+    """min(1 + 1/SNR, cap)/4: what turns a noise-prediction loss into a velocity loss, cut off at the noisiest end.
+
+    Class and view are decided at high noise, where the error of the predicted noise is small whatever is drawn: there
+    the captions are worth 0.005 of a loss of 0.1. Velocity weights make all noise levels count about equally. (The
+    factor 1/4 keeps the size of the loss.)
+    """
+    return (1.0 + 1.0 / snr).clamp_max(cap) / 4.0
+
+
 def disturb(caption: str, rng: np.random.Generator, config: UnetConfig) -> str:
     """Caption as trained on: dropped for guidance, or with one made-up word in it (unknown words must do no harm)."""
     draw = rng.random()
@@ -110,6 +169,17 @@ def disturb(caption: str, rng: np.random.Generator, config: UnetConfig) -> str:
     return caption
 
 
+def tokenise(
+    tokenizer: CLIPTokenizer, captions: list[str], config: UnetConfig, generator: torch.Generator
+) -> Int[Tensor, "n l"]:
+    """Token ids of the disturbed captions."""
+    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    texts = [disturb(text, rng, config) for text in captions]
+    return tokenizer(
+        texts, padding="max_length", max_length=config.context, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
 def denoiser_step(
     model: Denoiser, tokenizer: CLIPTokenizer, latents: Float[Tensor, "n 4 h w"], captions: list[str],
     config: UnetConfig, group: int, device: torch.device, bf16: bool,
@@ -117,23 +187,23 @@ def denoiser_step(
     """The step function: epsilon-MSE with min-SNR weights over half paired, half independent items."""
     alphas = build_scheduler().alphas_cumprod
 
-    def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
+    def step(generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         index, share = paired_index(generator, len(latents), config.optim.batch, group, config.paired)
         count = int(share.max()) + 1
         time = stratified_times(generator, count, config.high_noise)[share]
         noise = torch.randn((count, *latents.shape[1:]), generator=generator)[share].to(device)
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-        texts = [disturb(captions[i], rng, config) for i in index.tolist()]
-        tokens = tokenizer(
-            texts, padding="max_length", max_length=config.context, truncation=True, return_tensors="pt"
-        ).input_ids
+        tokens = tokenise(tokenizer, [captions[i] for i in index.tolist()], config, generator)
         clean = latents[index].float().to(device)
         alpha_sq = alphas[time].to(device)
         noisy = alpha_sq.sqrt()[:, None, None, None] * clean + (1 - alpha_sq).sqrt()[:, None, None, None] * noise
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predicted = model(noisy, time.to(device), tokens.to(device)).float()
         error = (predicted - noise).square().mean((1, 2, 3))
-        loss = (min_snr_weight(alpha_sq / (1 - alpha_sq), config.min_snr) * error).mean()
+        snr = alpha_sq / (1 - alpha_sq)
+        weight = min_snr_weight(snr, config.min_snr)
+        if number >= config.layout_from:
+            weight = weight * layout_weight(snr, config.layout_cap)
+        loss = (weight * error).mean()
         return loss, {"loss": loss.item(), "eps_mse": error.detach().mean().item()}
 
     return step

@@ -25,6 +25,7 @@ def save_weights(
         for key, value in state.items()
     }
     save_file(cast, partial, {"format": "pt", **(metadata or {})})
+    os.chmod(partial, 0o644)  # safetensors keeps its files to their owner
     os.replace(partial, path)
 
 

@@ -11,13 +11,14 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 from . import clip as clip_module
 from . import data, diffusion, report
 from . import judge as judge_module
 from . import vae as vae_module
 from .export import load_pipeline, save_pipeline
-from .loop import Trainer, atomic_save
+from .loop import Trainer, atomic_save, step_generator
 from .presets import Preset
 from .tokenizer import write_tokenizer
 
@@ -71,9 +72,6 @@ class Factory:
             device=self.device,
         )  # fmt: skip
 
-    def _bf16(self) -> bool:
-        return self.preset.bf16
-
     # ---- VAE ---------------------------------------------------------------------------------------------------
 
     def vae(self) -> None:
@@ -82,7 +80,7 @@ class Factory:
         config, renders = self.preset.vae, self.renders("train")
         model = vae_module.build_vae(config, self.preset.data.size)
         trainer = self._trainer("vae", model, config.optim)
-        step = vae_module.vae_step(trainer.model, renders, config, self.device, self._bf16())
+        step = vae_module.vae_step(trainer.model, renders, config, self.device, self.preset.bf16)
         trained = trainer.train(step, on_save=lambda: self._reconstructions(trainer.ema, renders))
         sample = vae_module.encode_means(trained, _part(renders, 4_000), self.device)
         vae_module.fold_whitening(trained, *vae_module.whitening(sample))
@@ -107,22 +105,50 @@ class Factory:
 
     # ---- U-Net and text encoder --------------------------------------------------------------------------------
 
-    def unet(self) -> None:
-        """Train U-Net and text encoder together; the pipeline folder follows every checkpoint."""
+    def _denoiser(self, captions: list[str]) -> tuple[diffusion.Denoiser, CLIPTokenizer]:
+        """Untrained U-Net and text encoder of this run, and the tokenizer of its captions."""
         torch.manual_seed(self.seed)
         config = self.preset.unet
-        if not (self.work / "vae_model").is_dir():
-            raise FileNotFoundError(f"no VAE in {self.work / 'vae_model'}: run the phase 'vae' first")
+        tokenizer = write_tokenizer(self.work / "tokenizer", captions, config.context)
+        unet = diffusion.build_unet(config, self.preset.data.size // 2 ** (len(self.preset.vae.channels) - 1))
+        return diffusion.Denoiser(unet, diffusion.build_text_encoder(config, tokenizer)), tokenizer
+
+    def _reader(self, model: diffusion.Denoiser) -> diffusion.TextReader:
+        answers = {"class_id": self.world.CLASSES, "color_id": self.world.COLORS, "pattern_id": self.world.PATTERNS,
+                   "view_id": self.world.VIEWS, "kind": range(3)}  # fmt: skip
+        width = model.unet.time_embedding.linear_2.out_features
+        counts = {name: len(values) for name, values in answers.items()}
+        return diffusion.TextReader(model.text_encoder, model.unet.add_embedding, width, counts)
+
+    def text(self) -> None:
+        """Teach the text encoder to read captions before the U-Net needs it."""
+        config, renders = self.preset.unet, self.renders("train")
+        model, tokenizer = self._denoiser(renders.caption)
+        trainer = self._trainer("text", self._reader(model), config.text_optim)
+        labels = {name: torch.from_numpy(getattr(renders, name)) for name in trainer.model.heads}
+        trainer.train(
+            diffusion.text_step(trainer.model, tokenizer, renders.caption, labels, config, self.device)
+        )
+
+    def unet(self) -> None:
+        """Train the U-Net on the frozen text encoder; the pipeline folder follows every checkpoint."""
+        config = self.preset.unet
+        for name, phase in (("vae_model", "vae"), ("text.pt", "text")):
+            if not (self.work / name).exists():
+                raise FileNotFoundError(f"no {self.work / name}: run the phase '{phase}' first")
         vae = AutoencoderKL.from_pretrained(self.work / "vae_model").eval()
         latents: Tensor = torch.load(self.work / "latents.pt", weights_only=True)
         captions = self.renders("train").caption
-        tokenizer = write_tokenizer(self.work / "tokenizer", captions, config.context)
-        model = diffusion.Denoiser(
-            diffusion.build_unet(config, latents.shape[-1]), diffusion.build_text_encoder(config, tokenizer)
-        )
+        model, tokenizer = self._denoiser(captions)
+        words = torch.load(self.work / "text.pt", map_location="cpu", weights_only=True)["ema"]
+        reader = self._reader(model)  # shares its modules with the model
+        reader.load_state_dict(words)
+        some = diffusion.tokenise(tokenizer, captions[:2_000], config, step_generator(self.seed, "pooled", 0))
+        diffusion.standardise_pooled(reader, some)
+        reader.requires_grad_(False)
         trainer = self._trainer("unet", model, config.optim)
         step = diffusion.denoiser_step(
-            trainer.model, tokenizer, latents, captions, config, self.preset.data.group, self.device, self._bf16()
+            trainer.model, tokenizer, latents, captions, config, self.preset.data.group, self.device, self.preset.bf16
         )
 
         def export() -> None:
@@ -176,9 +202,9 @@ class Factory:
         """Draw everything and let the judge look; the table and the grids go to ``work/report``."""
         pipeline = load_pipeline(self.teacher).to(self.device)
         judge = judge_module.load_judge(self.judge)
-        asked = report.everything(self.world, self.preset.report.per_view)
-        images = report.draw(pipeline, [a.prompt for a in asked], self.preset.report, self.seed)
-        result = report.write_report(self.work / "report", judge, images, asked, self.preset.report)
+        result = report.make_report(
+            pipeline, judge, self.world, self.preset.report, self.work / "report", self.seed
+        )
         tqdm.write(report.table(result))
 
 
@@ -189,6 +215,7 @@ def _part(renders: data.Renders, count: int) -> data.Renders:
 PHASES: dict[str, Callable[[Factory], None]] = {
     "data": Factory.data,
     "vae": Factory.vae,
+    "text": Factory.text,
     "unet": Factory.unet,
     "clip": Factory.train_clip,
     "judge": Factory.train_judge,

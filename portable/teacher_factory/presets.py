@@ -70,7 +70,10 @@ class UnetConfig:
     paired: float = 0.5
     min_snr: float = 5.0
     high_noise: float = 0.85
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=7_500, batch=32, lr=8e-4, warmup=200))
+    layout_cap: float = 12.0
+    layout_from: int = 480
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=5_600, batch=32, lr=8e-4, warmup=200))
+    text_optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=500, batch=96, lr=1e-3, ema=0.98))
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,18 @@ class JudgeConfig:
     """A convolutional classifier of class, colour, pattern and view; it sees ground-truth renders only."""
 
     channels: tuple[int, ...] = (24, 48, 96, 160)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=3_000, batch=64, lr=2e-3, ema=0.995))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=6_000, batch=64, lr=2e-3, ema=0.995))
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What the report draws: every class x colour x four views, patterns in turn."""
+    """What the report draws: every class x colour x four views, patterns in turn, ``per_view`` times."""
 
     guidance: float = 6.0
     sampling_steps: int = 25
     per_view: int = 1
     batch: int = 32
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ _TINY = Preset(
     unet=UnetConfig(
         channels=(16, 16), heads=2, norm_groups=4, text_width=16, text_layers=1, text_heads=2, context=32,
         optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
+        text_optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
     ),
     clip=ClipConfig(
         embed_dim=16, vision_width=8, text_width=16, text_layers=1, text_heads=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,10 +67,11 @@ def draw(
     for start in tqdm(range(0, len(prompts), config.batch), desc="draw", unit="batch", disable=not progress):
         part = prompts[start : start + config.batch]
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
-        drawn = pipeline(
-            part, num_inference_steps=config.sampling_steps, guidance_scale=config.guidance, generator=generators,
-            output_type="np",
-        ).images  # fmt: skip
+        with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=config.bf16):
+            drawn = pipeline(
+                part, num_inference_steps=config.sampling_steps, guidance_scale=config.guidance,
+                generator=generators, output_type="np",
+            ).images  # fmt: skip
         images.append((drawn * 255.0).round().astype(np.uint8))
     return np.concatenate(images)
 
@@ -132,6 +134,17 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def insert_table(card: Path, text: str) -> None:
+    """Replace what stands between the two quality marks of a model card. Raises ValueError if a mark is missing."""
+    start, end = "<!-- quality table -->", "<!-- end of quality table -->"
+    content = card.read_text(encoding="utf-8")
+    before, found, rest = content.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{card} lacks the marks {start!r} and {end!r} between which the table goes")
+    card.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def grid(images: UInt8[np.ndarray, "n h w 3"], columns: int) -> Image.Image:
     """Images in rows of ``columns``, white where the last row ends early."""
     count, height, width, _ = images.shape
@@ -142,7 +155,7 @@ def grid(images: UInt8[np.ndarray, "n h w 3"], columns: int) -> Image.Image:
     return Image.fromarray(sheet.reshape(rows * height, columns * width, 3))
 
 
-def sheet_prompts(world, columns: int = 2) -> list[str]:
+def sheet_prompts(world) -> list[str]:
     """Four views of every class, colours and patterns in turn: the grid shown while training."""
     prompts = []
     for c, name in enumerate(world.CLASSES):
@@ -151,16 +164,42 @@ def sheet_prompts(world, columns: int = 2) -> list[str]:
     return prompts
 
 
-def write_report(
-    folder: Path, judge: Judge, images: np.ndarray, asked: list[Asked], config: ReportConfig
-) -> dict:
-    """quality.json, quality.md and one grid per class (rows: colours, columns: views) into ``folder``."""
+def forward_ms(pipeline: StableDiffusionPipeline, pairs: int = 4, repeats: int = 10) -> float:
+    """Milliseconds of one U-Net call on ``pairs`` guided latents (batch 2 x pairs), median of ``repeats``."""
+    unet = pipeline.unet
+    size, width = unet.config.sample_size, unet.config.cross_attention_dim
+    latents = torch.zeros(2 * pairs, 4, size, size, device=unet.device, dtype=unet.dtype)
+    text = torch.zeros(2 * pairs, pipeline.tokenizer.model_max_length, width, device=unet.device, dtype=unet.dtype)
+    times = []
+    with torch.no_grad():
+        for _ in range(repeats + 2):
+            start = time.perf_counter()
+            unet(latents, 500, encoder_hidden_states=text)
+            times.append(1000.0 * (time.perf_counter() - start))
+    return float(np.median(times[2:]))
+
+
+def make_report(
+    pipeline: StableDiffusionPipeline, judge: Judge, world, config: ReportConfig, folder: Path, seed: int = 0
+) -> dict:  # fmt: skip
+    """Draw everything, judge it, and write quality.json, quality.md and one grid per class into ``folder``.
+
+    Two sets: every class x colour x view with patterns in turn, and every combination kept from training. Grids have a
+    row per colour and a column per view word. Returns what quality.json holds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    result = quality(judge, images, asked) | {"settings": asdict(config)}
+    asked = everything(world, config.per_view)
+    images = draw(pipeline, [a.prompt for a in asked], config, seed)
+    kept_back = held_out_only(world)
+    kept_images = draw(pipeline, [a.prompt for a in kept_back], config, seed + 1)
+    result = quality(judge, images, asked)
+    result["held_out"] = quality(judge, kept_images, kept_back)["all"]
+    result["held_out_images"] = len(kept_back)
+    result["unet_forward_ms_4_pairs"] = forward_ms(pipeline)
+    result["settings"] = asdict(config) | {"seed": seed, "threads": torch.get_num_threads()}
     (folder / "quality.json").write_text(json.dumps(result, indent=2) + "\n")
     (folder / "quality.md").write_text(table(result) + "\n")
     class_id = np.array([a.class_id for a in asked])
     for c, name in enumerate(judge.names["class"]):
-        if (class_id == c).any():
-            grid(images[class_id == c], len(judge.names["view"])).save(folder / f"{name.replace(' ', '_')}.png")
+        grid(images[class_id == c], len(judge.names["view"])).save(folder / f"{name.replace(' ', '_')}.png")
     return result

@@ -142,6 +142,28 @@ def test_min_snr_weight_closed_form():
     torch.testing.assert_close(diffusion.min_snr_weight(snr, 5.0), torch.tensor([1.0, 1.0, 0.25]))
 
 
+def test_layout_weight_is_the_velocity_weight_cut_off():
+    """|v error|^2 = |eps error|^2 / alpha^2 with alpha^2 = SNR/(1 + SNR); over 4, capped."""
+    alpha_sq = torch.tensor([0.9, 0.5, 0.01])
+    weight = diffusion.layout_weight(alpha_sq / (1 - alpha_sq), cap=12.0)
+    torch.testing.assert_close(weight, torch.tensor([1 / 0.9 / 4, 0.5, 3.0]))
+
+
+def test_text_is_standardised_and_frozen_under_the_unet(tiny_run):
+    """The U-Net phase leaves text encoder and pooled embedding as the text phase and the standardisation made them."""
+    text = torch.load(tiny_run.work / "text.pt", weights_only=True)["ema"]
+    trained = torch.load(tiny_run.work / "unet.pt", weights_only=True)["ema"]
+    same = [name for name in text if name.startswith("text_encoder.")]
+    assert same and all(torch.equal(text[name], trained[name]) for name in same)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_run.teacher)
+    pooled = torch.cat([
+        pipeline.unet.add_embedding(pipeline.encode_prompt(caption, "cpu", 1, False)[0])
+        for caption in tiny_run.renders("train").caption
+    ])  # fmt: skip
+    # the captions were disturbed when the features were standardised, and the file is fp16: about 1, far from 0
+    assert 0.5 < pooled.std(0).mean() < 1.5 and pooled.mean(0).abs().mean() < 0.5
+
+
 def test_view_loss_counts_horizontal_words_as_one_where_views_look_alike():
     probabilities = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().repeat(3, 1)
     loss = view_loss(probabilities, torch.tensor([1, 1, 3]), torch.tensor([True, False, False]), overhead=3)
@@ -169,9 +191,7 @@ def test_quality_counts_views_of_view_classes_only(tiny_run):
     images = toy_world.sample_batch(0, 0, len(asked), size=32)["image"]
     result = report.quality(judge, images, asked)
     assert "view" not in result["per_class"]["rose"] and "view" in result["per_class"]["mug"]
-    expected = np.mean(
-        [judge(images[i : i + 1])["class"].argmax().item() == a.class_id for i, a in enumerate(asked)]
-    )
+    expected = np.mean([judge(images[i : i + 1])["class"].argmax().item() == a.class_id for i, a in enumerate(asked)])
     assert result["all"]["class"] == pytest.approx(expected)
 
 
