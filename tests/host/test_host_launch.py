@@ -155,7 +155,7 @@ MISTAKES = {
     "unknown optimiser": (["system.optimizer.name=Adm"], "unknown system.optimizer.name 'Adm'; choices:"),
     "unknown optimiser argument": (["system.optimizer.args.lrate=1"], "system.optimizer.args has no argument lrate"),
     "unknown module of the optimiser": (["system.optimizer.params={nett: {lr: 1}}"], "params.nett: no such module"),
-    "malformed schedule": (["system.loss.lambda_fit=[1,2]"], "got [1, 2]"),
+    "malformed schedule": (["system.loss.lambda_fit=[1,2]"], "system.loss.lambda_fit=[1, 2]: a schedule is"),
     "unknown trainer key": (["trainer.max_stepss=3"], "trainer has no key max_stepss; its keys:"),
     "unknown checkpoint key": (["checkpoint.evry=3"], "checkpoint has no key evry; its keys:"),
     "missing checkpoint": (["resume=gone.ckpt"], "no such checkpoint: gone.ckpt"),

@@ -183,6 +183,16 @@ def test_embeddings_are_the_text_encoders(tiny_teacher):
         close(made.text_embeddings_vd[i].cpu(), encoder(tokens.input_ids)[0][0], atol=1e-5)
 
 
+def test_random_numbers_do_not_depend_on_the_cache(tiny_teacher):
+    cfg = {"prompt": "a red mug", "pretrained_model_name_or_path": str(tiny_teacher)}
+    drawn = []
+    for _ in range(2):  # without an entry, then with one
+        torch.manual_seed(5)
+        StableDiffusionPromptProcessor(cfg)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
 def test_a_long_prompt_is_cut_with_a_warning(tiny_teacher, caplog):
     with caplog.at_level("WARNING", logger="threestudio"):
         StableDiffusionPromptProcessor({"prompt": "x/y\n" * 125, "pretrained_model_name_or_path": str(tiny_teacher)})

@@ -57,11 +57,18 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         self._evaluated_at: dict[str, int] | None = None
         self.skipped_steps = self._skipped_in_a_row = 0
         self.configure()
-        for value in self.cfg.loss.values():
-            self.C(value)  # a malformed schedule is found now, not at the first step
+        self._check_weights()
         if self.cfg.weights is not None:
             self.load_weights(self.cfg.weights, self.cfg.weights_ignore_modules)
         self.post_configure()
+
+    def _check_weights(self) -> None:
+        """A malformed schedule is found now, not at the first step."""
+        for name, value in self.cfg.loss.items():
+            try:
+                self.C(value)
+            except (ValueError, TypeError, ArithmeticError) as error:
+                raise UserError(f"system.loss.{name}={value}: {error}") from error
 
     def configure(self) -> None:
         """For subclasses: build the modules."""

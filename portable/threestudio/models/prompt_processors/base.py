@@ -224,7 +224,9 @@ class PromptProcessor(BaseObject, ABC):
         wanted = [p for p in self._all_prompts() if not self.cfg.use_cache or self._cached(p) is None]
         if not wanted:
             return
-        embeddings = self.encode(wanted)
+        # Building an encoder draws random numbers. Whatever is built next must not depend on what the cache held.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            embeddings = self.encode(wanted)
         cleanup()
         os.makedirs(CACHE_DIR, exist_ok=True)
         for prompt, embedding in zip(wanted, embeddings):
