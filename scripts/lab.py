@@ -35,7 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=defaults.steps, help="generator updates")
     parser.add_argument("--seed", type=int, default=0, help="seeds initial weights, noise and samples")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs, seeds counting up from --seed")
-    parser.add_argument("--weighting", choices=list(WEIGHTINGS), default="x0_normalised", help="of Uni-Instruct's rows")
+    parser.add_argument("--weighting", choices=list(WEIGHTINGS), default="epsilon", help="of Uni-Instruct's rows")
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("outputs/lab"))

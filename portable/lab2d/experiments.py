@@ -20,6 +20,8 @@ from .training import LabConfig, Trainer
 # In the plane there is no teacher network to adapt, so a LoRA fake score is a full one. Left out: dds (needs a
 # reference), red_diff (a measurement), di_pp and di_star (a reward), sid_lsg (a condition), swiftbrush (is vsd here).
 BASELINES = ("sds", "vsd", "diff_instruct", "dmd", "dmd2", "sim", "sid", "sida", "f_distill")
+# Beside a gradient of order one per sample (weighting epsilon).
+GAN_WEIGHT = 0.3
 KAPPAS = (-0.4, 0.0, 0.5, 1.0)
 SWEEP_WEIGHTINGS = ("uniform", "epsilon", "x0_normalised")
 SWEEP_DIVERGENCES = ("fkl", "rkl", "jkl", "chi2", "js")
@@ -33,12 +35,10 @@ class Experiment:
     method: Method
 
 
-def uni_instruct(divergence: str, gradient: str, kappa: float = 0.0, **options) -> Experiment:
-    """Uni-Instruct without adversarial term."""
-    method = get_method(
-        "uni_instruct", divergence=divergence, gradient=gradient, kappa=kappa, auxiliary={"gan": 0}, **options
-    )
-    return Experiment(f"uni_{divergence}_{gradient}", method)
+def uni_instruct(divergence: str, gradient: str, kappa: float = 0.0, gan: float = 0.0, **options) -> Experiment:
+    """Uni-Instruct, by default without adversarial term."""
+    options |= {"divergence": divergence, "gradient": gradient, "kappa": kappa, "auxiliary": {"gan": gan}}
+    return Experiment(f"uni_{divergence}_{gradient}{'_gan' if gan else ''}", get_method("uni_instruct", **options))
 
 
 def default_experiments(steps: int, weighting: str) -> list[Experiment]:
@@ -49,6 +49,9 @@ def default_experiments(steps: int, weighting: str) -> list[Experiment]:
             uni_instruct(divergence, "paper", weighting=weighting),
             uni_instruct(divergence, "exact", 1.0, weighting=weighting),
         ]
+    rows += [
+        uni_instruct(divergence, "paper", gan=GAN_WEIGHT, weighting=weighting) for divergence in ("fkl", "rkl", "jkl")
+    ]
     scheduled = uni_instruct("rkl", "paper", weighting=weighting, schedule={steps // 2: {"divergence": "fkl"}})
     return [*rows, Experiment("uni_rkl_then_fkl", scheduled.method)]
 
@@ -91,15 +94,14 @@ class Job:
 
 
 def plan(
-    experiments: Sequence[Experiment], targets: Sequence[str], config: LabConfig, seeds: Sequence[int], size: int = 6
+    experiments: Sequence[Experiment], targets: Sequence[str], config: LabConfig, seeds: Sequence[int], size: int = 8
 ) -> list[Job]:
-    """Stacks of at most `size` replicas that need the same number of fake-score updates, the longest first."""
-    by_updates: dict[int, list[Experiment]] = {}
+    """Stacks of at most `size` replicas that need the same critics and number of updates, the longest first."""
+    alike: dict[tuple[int, bool], list[Experiment]] = {}
     for experiment in experiments:
-        by_updates.setdefault(experiment.method.fake_updates, []).append(experiment)
-    stacks = [
-        tuple(group[start : start + size]) for group in by_updates.values() for start in range(0, len(group), size)
-    ]
+        needs = (experiment.method.fake_updates, experiment.method.needs_discriminator)
+        alike.setdefault(needs, []).append(experiment)
+    stacks = [tuple(group[start : start + size]) for group in alike.values() for start in range(0, len(group), size)]
     jobs = [Job(target, stack, config, seed) for seed in seeds for target in targets for stack in stacks]
     return sorted(jobs, key=lambda job: -len(job.experiments) * job.experiments[0].method.fake_updates)
 

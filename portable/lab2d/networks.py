@@ -38,7 +38,7 @@ class Generator(nn.Module):
 
     def __init__(self, replicas: int, width: int):
         super().__init__()
-        self.register_buffer("waves", torch.tensor([1.5, 3.0]), persistent=False)
+        self.register_buffer("waves", torch.tensor([1.5, 3.0, 6.0]), persistent=False)
         self.body = StackedMLP(replicas, 2 + 4 * len(self.waves), width, 2)
 
     def forward(self, z: Tensor) -> Tensor:
