@@ -140,7 +140,6 @@ def finish(folder: Path, args: argparse.Namespace) -> int:
     trial = folder / finished[-1].name
     export = [sys.executable, str(ROOT / "launch.py"), "--export", "--gpu", args.gpu]
     export += ["--config", str(trial / "configs" / "parsed.yaml"), f"resume={trial / 'ckpts' / 'last.ckpt'}"]
-    export += ["system.exporter_type=mesh-exporter", "system.exporter.fmt=glb,obj-mtl"]
     report = [sys.executable, str(ROOT / "scripts" / "report.py"), *(str(folder / stage.name) for stage in finished)]
     for name, call in {"export": export, "report": [*report, "--title", " ".join(args.prompt.split())]}.items():
         status = subprocess.call(call, cwd=ROOT)
