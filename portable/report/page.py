@@ -29,7 +29,7 @@ small, figcaption { color: var(--dim); } figure { margin: 0; }
 
 
 BRIGHTER = {
-    "scene.add(tracklight);": "scene.add(tracklight);scene.add(new THREE.HemisphereLight(0xffffff,0x999999,1.2));",
+    "scene.add(tracklight);": "scene.add(tracklight);scene.add(new THREE.HemisphereLight(0xffffff,0x999999,1.8));",
     "renderer.setPixelRatio(": "renderer.outputEncoding=THREE.sRGBEncoding;renderer.setPixelRatio(",
 }
 """Changes to the viewer's script: it has one lamp at the camera, and shows linear light as if it were sRGB."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import trimesh
 from torch.autograd import gradcheck
 
 from backends import raster as dr
@@ -206,3 +207,32 @@ def test_a_triangle_moves_onto_its_target_by_gradient_alone():
     assert losses[-1] < 1e-3 * losses[0]
     # A twentieth of a pixel (1/16 wide) is far below what any visible-only gradient could know.
     torch.testing.assert_close(xy.detach(), target_xy, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("subdivisions", [2, 4])
+def test_silhouette_of_a_round_object_has_its_whole_gradient(subdivisions):
+    """d(area)/d(radius) = 2 pi r of a ball's disc, although its outermost triangles are too thin to be seen."""
+    ball = trimesh.creation.icosphere(subdivisions=subdivisions)
+    points, tri = torch.tensor(ball.vertices), torch.tensor(ball.faces)
+    radius = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    clip = torch.cat([points * radius * torch.tensor([1, 1, 0.5]), torch.ones(len(points), 1)], 1)[None]
+    area, _ = _loss(clip, tri, 64)
+    (gradient,) = torch.autograd.grad(area, radius)
+    # The polygon inscribed in the circle loses up to 3 % for 320 faces; the rest is the midpoint rule of the rows.
+    assert area.item() == pytest.approx(torch.pi * (0.7 * 32) ** 2, rel=0.04)
+    assert gradient.item() == pytest.approx(2 * torch.pi * 0.7 * 32**2, rel=0.05)
+
+
+def test_hidden_silhouettes_change_nothing():
+    """A ball behind a wall: no pixel of the wall's inside is touched; before the wall its rim is smoothed."""
+    ball = trimesh.creation.icosphere(subdivisions=3)
+    points = torch.tensor(ball.vertices) * 0.5
+    wall = torch.tensor([[-3.0, -3, 0], [3, -3, 0], [0, 3, 0]], dtype=torch.float64)
+    tri = torch.cat([torch.tensor(ball.faces), len(points) + torch.tensor([[0, 1, 2]])])
+    color = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for depth, touched in ((0.7, False), (-0.7, True)):
+        shape = torch.cat([points * torch.tensor([1, 1, 0.2]) + torch.tensor([0, 0, depth]), wall])
+        clip = torch.cat([shape, torch.ones(len(shape), 1)], 1)[None]
+        rast, _ = dr.rasterize(CTX, clip, tri, (32, 32))
+        assert (rast[..., 3] > 0).all()
+        assert torch.equal(dr.antialias(color, rast, clip, tri), color) is not touched
