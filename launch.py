@@ -31,7 +31,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--gpu", default="0", help="GPUs to use, as 0 or 0,1 (CUDA_VISIBLE_DEVICES goes first); cpu")
     parser.add_argument("--host", default="auto", choices=HOSTS, help="which threestudio answers")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks")
-    parser.add_argument("--typecheck", action="store_true", help="check array shapes at run time (needs typeguard)")
+    parser.add_argument("--typecheck", action="store_true", help="check array shapes at run time (threestudio only)")
     action = parser.add_mutually_exclusive_group(required=True)
     for name, text in (
         ("train", "train, then test"),
@@ -97,16 +97,6 @@ def run_in_checkout(checkout: Path, args: argparse.Namespace, overrides: list[st
     return 0
 
 
-def install_typechecker() -> bool:
-    """Check annotated array shapes in everything imported from now on; False without a type checker."""
-    if importlib.util.find_spec("typeguard") is None:
-        return False
-    from jaxtyping import install_import_hook
-
-    install_import_hook(["threestudio", "backends"], "typeguard.typechecked")
-    return True
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line about what the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
@@ -122,12 +112,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"threestudio in {checkout} cannot be imported: {reason}", file=sys.stderr)
         if args.host == "threestudio":
             return 2
+    if args.typecheck:
+        print("error: --typecheck is threestudio's own; the built-in host checks shapes in its tests", file=sys.stderr)
+        return 2
     if args.gpu != "cpu" and "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
     sys.path.insert(0, str(PORTABLE))
-    if args.typecheck and not install_typechecker():
-        print("error: --typecheck needs typeguard: pip install typeguard", file=sys.stderr)
-        return 2
     from threestudio.runner import run  # after CUDA_VISIBLE_DEVICES, which torch reads once
 
     extension_folders = [ROOT / "custom", Path.cwd() / "custom"]

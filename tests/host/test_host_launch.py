@@ -266,3 +266,8 @@ def test_later_configurations_override_earlier_ones(run, workplace):
     for name in ("raw.yaml", "parsed.yaml"):
         cfg = OmegaConf.load(configs / name)
         assert cfg.trainer.max_steps == 2 and cfg.system.loss.lambda_fit == 3.0
+
+
+def test_typecheck_is_refused_by_the_builtin_host(run, capsys):
+    assert run("--config", "toy.yaml", "--train", "--typecheck") == 2
+    assert "--typecheck is threestudio's own" in error_line(capsys)

@@ -1,7 +1,7 @@
 """Names that annotations use, gathered where threestudio keeps them.
 
-Array shapes are jaxtyping's: ``Float[Tensor, "B H W C"]``. They document; nothing is checked at run time unless
-``--typecheck`` asks for it.
+Array shapes are jaxtyping's: ``Float[Tensor, "B H W C"]``. They document; threestudio's ``--typecheck`` checks them
+at run time, this host does not.
 """
 
 from __future__ import annotations
