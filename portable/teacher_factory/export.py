@@ -53,6 +53,7 @@ def replace_files(source: Path, target: Path) -> None:
         if path.is_file():
             destination = target / path.relative_to(source)
             destination.parent.mkdir(parents=True, exist_ok=True)
+            os.chmod(path, 0o644)  # safetensors keeps its files to their owner
             os.replace(path, destination)
     shutil.rmtree(source)
 
@@ -73,6 +74,8 @@ def save_pipeline(
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(staging)
+    if not (staging / "tokenizer" / "vocab.json").exists():  # transformers 5 writes tokenizer.json, 4 reads these two
+        tokenizer.backend_tokenizer.model.save(str(staging / "tokenizer"))
     for name, module in (("vae", vae), ("unet", unet)):
         save_weights(module.state_dict(), staging / name / "diffusion_pytorch_model.safetensors")
     replace_files(staging, folder)

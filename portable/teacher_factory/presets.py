@@ -104,7 +104,7 @@ class ReportConfig:
     """What the report draws: every class x colour x four views, patterns in turn, ``per_view`` times."""
 
     guidance: float = 6.0
-    sampling_steps: int = 25
+    sampling_steps: int = 20
     per_view: int = 1
     batch: int = 32
     bf16: bool = False
