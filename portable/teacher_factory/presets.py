@@ -126,8 +126,8 @@ class Preset:
 
 _GPU = Preset(
     data=DataConfig(train_images=120_000, judge_images=40_000),
-    vae=VaeConfig(optim=OptimConfig(steps=8_000, batch=128, lr=1.5e-3)),
-    unet=UnetConfig(optim=OptimConfig(steps=16_000, batch=256, lr=1e-3, warmup=500, ema=0.9995)),
+    vae=VaeConfig(optim=OptimConfig(steps=6_000, batch=128, lr=1.5e-3)),
+    unet=UnetConfig(optim=OptimConfig(steps=10_000, batch=256, lr=1e-3, warmup=500, ema=0.9995)),
     clip=ClipConfig(optim=OptimConfig(steps=5_000, batch=512, lr=1e-3, ema=0.995)),
     judge=JudgeConfig(optim=OptimConfig(steps=4_000, batch=256, lr=2e-3, ema=0.995)),
     report=ReportConfig(batch=256, per_view=2),

@@ -110,6 +110,7 @@ def fold_whitening(vae: AutoencoderKL, matrix: Float[Tensor, "4 4"], mean: Float
     posterior's log-variance is shifted by the mean gain of W, exact for a scalar W.
     """
     quant, post = vae.quant_conv, vae.post_quant_conv
+    matrix, mean = matrix.to(quant.weight.device), mean.to(quant.weight.device)
     channels = len(mean)
     weight, bias = quant.weight.double().flatten(1), quant.bias.double()
     gain = torch.linalg.slogdet(matrix)[1] * 2.0 / channels
