@@ -133,6 +133,8 @@ def test_visualised_samples(tiny_system_config, tmp_path):
         ({"stage": "fine"}, "system.stage 'fine'.*coarse"),
         ({"guidance": {"pretrained_model_name_or_path": "nowhere/at/all"}}, "teacher 'nowhere/at/all'"),
         ({"loss": {"lambda_fake_score": 1.0, "lambda_discriminator": 1.0}}, "lambda_uni_instruct"),
+        ({"loss": {"lambda_oriet": 1.0}}, "system.loss has no 'lambda_oriet'; choices:.*lambda_orient"),
+        ({"guidance": {"guidance_scale": "big", "warmup": {"steps": 5}}}, "not an OmegaConf config object"),
         ({"loss": {"lambda_normal_consistency": 1.0}}, r"lambda_normal_consistency needs \['mesh'\]"),
     ],
 )

@@ -85,9 +85,12 @@ def check_teacher(name_or_path: str, cache_dir: str | None = None) -> str:
             f"teacher {name_or_path!r} is neither an existing folder nor a hub id of the form owner/name "
             f"(the built-in teacher is load/teachers/shapes)"
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+    # the cache first: asking an unreachable hub takes half a minute of retries
+    if isinstance(try_to_load_from_cache(name_or_path, "model_index.json", cache_dir=cache_dir), str):
+        return name_or_path
     try:
         hf_hub_download(name_or_path, "model_index.json", cache_dir=cache_dir)
     except (LocalEntryNotFoundError, OSError, HfHubHTTPError) as error:

@@ -42,6 +42,9 @@ class UniInstructGuidance(BaseModule):
 
     cfg: Config
 
+    # every loss this guidance can return; `system.loss.lambda_<name>` weights it
+    losses = ("uni_instruct", "fake_score", "discriminator", "reward")
+
     def configure(self) -> None:
         parsed = {name: parse_structured(row, self.cfg[name]) for name, row in BLOCKS.items()}
         self.blocks = SimpleNamespace(**{name: OmegaConf.to_object(block) for name, block in parsed.items()})
@@ -97,12 +100,10 @@ class UniInstructGuidance(BaseModule):
         self.sampler = TimeSampler(self.cfg.time_sampler, self.min_fraction, self.max_fraction)
         clip = self.cfg.grad_clip
         self.grad_clip = None if clip is None else float(C(clip, epoch, global_step))
+        scale = self.cfg.guidance_scale
+        self.guidance_scale = self.current.guidance.teacher if scale is None else float(C(scale, epoch, global_step))
         if self.in_warmup:
             self.guidance_scale = self.blocks.warmup.guidance_scale
-        elif self.cfg.guidance_scale is not None:
-            self.guidance_scale = float(C(self.cfg.guidance_scale, epoch, global_step))
-        else:
-            self.guidance_scale = self.current.guidance.teacher
         own = self.blocks.fake_score
         self.fake_scale = self.current.guidance.fake if own.guidance_scale is None else own.guidance_scale
         self.fake_train_scale = self.method.guidance.fake_train if own.cfg_train is None else own.cfg_train

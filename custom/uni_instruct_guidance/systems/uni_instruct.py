@@ -42,9 +42,7 @@ class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
     def configure(self) -> None:
         if self.cfg.stage not in STAGES:
             raise ValueError(f"system.stage {self.cfg.stage!r}; choices: {list(STAGES)}")
-        known = {f"lambda_{name}" for name in REGULARISERS}
         self.regulariser_names = [name for name in REGULARISERS if f"lambda_{name}" in self.cfg.loss]
-        self.guidance_lambdas = [key for key in self.cfg.loss if key not in known]
         # The teacher is looked at before anything is built, rendered or written.
         for part in (self.cfg.guidance, self.cfg.prompt_processor):
             name = part.get("pretrained_model_name_or_path") if part is not None else None
@@ -85,6 +83,8 @@ class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
     def training_step(self, batch: dict, batch_idx: int) -> dict:
         out = self(batch)
         guided = self.guidance(out[STAGES[self.cfg.stage]], self.prompt_utils, **batch, rgb_as_latents=False)
+        if batch_idx == 0:
+            self._check_lambdas(guided)
         loss = torch.zeros((), device=self.device)
         for name, value in guided.items():
             if torch.is_tensor(value) and value.numel() > 1:
@@ -99,6 +99,14 @@ class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
         for name, value in self.cfg.loss.items():
             self.log(f"train_params/{name}", self.C(value))
         return {"loss": loss}
+
+    def _check_lambdas(self, guided: dict) -> None:
+        """A weight of something that neither the guidance nor the regularisers know is a typing mistake."""
+        named = [*getattr(self.guidance, "losses", ()), *(k.removeprefix("loss_") for k in guided if "loss_" in k)]
+        known = [f"lambda_{name}" for name in dict.fromkeys([*named, *REGULARISERS])]
+        for key in self.cfg.loss:
+            if key not in known:
+                raise ValueError(f"system.loss has no {key!r}; choices: {', '.join(known)}")
 
     def _weight(self, loss_name: str):
         key = loss_name.replace("loss_", "lambda_")
