@@ -15,6 +15,7 @@ from teacher_factory.presets import ClipConfig
 import threestudio
 import uni_instruct_guidance.guidance
 import uni_instruct_guidance.systems  # noqa: F401
+from shapes_world import make_instance, render
 
 PROMPTS = SimpleNamespace(prompt="a red mug", prompts_vd=["a red mug, side view", "a red mug, front view"])
 
@@ -88,3 +89,16 @@ def test_methods_with_a_reward_use_it(method, folder, tiny_teacher, tmp_path):
 def test_missing_model_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"system.guidance.reward: model='local-dir:.*nothing'.*cannot be loaded"):
         make(tmp_path / "nothing")
+
+
+def test_the_shipped_clip_prefers_the_right_prompt():
+    """Default model on ground-truth renders of the world: the right prompt beats another colour and another object."""
+
+    reward = threestudio.find("uni-instruct-clip-reward")({})
+    image = render(make_instance("mug", "red", "plain", 0), 0.0, 20.0)["image"]
+    image = torch.from_numpy(image).permute(2, 0, 1)[None]
+    scores = [
+        reward(image, SimpleNamespace(prompt=prompt, prompts_vd=[])).item()
+        for prompt in ("a red mug", "a blue mug", "a red chair")
+    ]
+    assert scores[0] > max(scores[1:])

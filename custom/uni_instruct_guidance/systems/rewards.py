@@ -24,7 +24,7 @@ class ClipReward(BaseModule):
         view_dependent: compare with the view's prompt ("…, front view") instead of the plain one.
         """
 
-        model: str = "local-dir:load/teachers/shapes/clip"
+        model: str = "local-dir:load/clip/shapes"
         pretrained: str | None = None
         view_dependent: bool = False
 
