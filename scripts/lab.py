@@ -65,10 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(results)
     write_text(args.out / "table.md", text)
     save_results(args.out / "results.json", results)
-    for target in targets:
-        picture_grid(args.out / f"{target}.png", [r for r in results if r.target == target and r.seed == args.seed])
     if args.sweep and not args.methods:
         kappa_plot(args.out / "kappa.png", results)
+    for target in targets if not args.sweep else ():
+        picture_grid(args.out / f"{target}.png", [r for r in results if r.target == target and r.seed == args.seed])
     print(text)
     print(f"written to {args.out}")
 

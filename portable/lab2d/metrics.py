@@ -54,9 +54,13 @@ def _blurred_kl(samples: Tensor, target: Mixture) -> tuple[float, float]:
     histogram = torch.bincount((cell[:, 0] * CELLS + cell[:, 1])[inside], minlength=CELLS**2)
     kernel = torch.exp(-0.5 * ((axis[:, None] - axis) / target.std) ** 2)
     sample_mass = kernel @ histogram.reshape(CELLS, CELLS).float() @ kernel.T
-    q, p = target_mass / target_mass.sum(), sample_mass / sample_mass.sum().clamp_min(1e-30)
-    floor = 1e-3 / CELLS**2
-    p, q = 0.999 * p + floor, 0.999 * q + floor
+    # One more cell holds what lies outside the window, where the target has nothing.
+    outside = 1 - float(inside.float().mean())
+    p = torch.cat(
+        [(1 - outside) * (sample_mass / sample_mass.sum().clamp_min(1e-30)).flatten(), torch.tensor([outside])]
+    )
+    q = torch.cat([(target_mass / target_mass.sum()).flatten(), torch.zeros(1)])
+    p, q = (0.999 * mass + 1e-3 / len(mass) for mass in (p, q))
     return float((q * (q / p).log()).sum()), float((p * (p / q).log()).sum())
 
 

@@ -49,7 +49,7 @@ def test_metrics_on_known_samples():
     shifted = assess(target.sample(20_000) + torch.tensor([0.3, 0.0]), target)
     assert shifted.sliced_w1 == pytest.approx(0.3 * 2 / torch.pi, abs=0.02)  # mean |cos| over directions
     broken = assess(torch.full((100, 2), torch.nan), target)
-    assert broken.modes == 0 and broken.precision == 0
+    assert broken.modes == 0 and broken.precision == 0 and broken.reverse_kl > 10
 
 
 def test_every_row_trains_and_is_tabulated(tmp_path):
@@ -94,6 +94,15 @@ def test_discriminator_learns_the_ratio_of_two_gaussians():
     report = calibration(logit, true)
     assert report.mean_abs_error < 0.1
     assert report.expected_calibration_error < 0.02
+
+
+@pytest.mark.slow
+def test_forward_and_jeffreys_kl_cover_the_grid():
+    """Learned ratio, 25 modes: forward KL alone, Jeffreys KL with its adversarial term."""
+    config, wanted = LabConfig(), ("uni_fkl_paper", "uni_jkl_paper_gan")
+    experiments = [e for e in default_experiments(config.steps, "epsilon") if e.label in wanted]
+    (job,) = plan(experiments, ["grid25"], config, [0])
+    assert all(result.quality.modes >= 24 for result in run_job(job))
 
 
 def test_command_line(tmp_path, capsys):
