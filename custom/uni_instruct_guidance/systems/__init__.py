@@ -1,5 +1,5 @@
-"""The registered three-stage system, its regularisers and rewards."""
+"""The registered three-stage system, its regularisers, rewards and background."""
 
-from . import rewards, uni_instruct
+from . import backgrounds, rewards, uni_instruct
 
-__all__ = ["rewards", "uni_instruct"]
+__all__ = ["backgrounds", "rewards", "uni_instruct"]
