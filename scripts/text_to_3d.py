@@ -121,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         start = time.monotonic()
         status = subprocess.call(command(stage, args, folder), cwd=ROOT)
+        if not status and not (folder / stage.name / "ckpts" / "last.ckpt").is_file():
+            status = 1  # ended without a word and without a checkpoint: not finished
         if status:
             print(f"text-to-3d: {stage.name} stopped with status {status}; run again to continue", file=sys.stderr)
             return status

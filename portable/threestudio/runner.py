@@ -122,7 +122,13 @@ def _carry_out(action: str, cfg: DictConfig, configs: list[str], first_step: Fir
     if action == "train":
         if not {"max_steps", "max_epochs", "max_time"} & set(cfg.trainer):
             raise UserError("trainer.max_steps is missing: random cameras never end")
-        trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume or None)
+        try:
+            trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
+        except SystemExit as stop:  # how Lightning leaves after a signal, with status 0 after SIGTERM
+            raise UserError(
+                f"stopped by a signal at step {system.true_global_step}; go on with --config {cfg.trial_dir}/configs/"
+                f"parsed.yaml --train resume={cfg.trial_dir}/ckpts/last.ckpt"
+            ) from stop
         trainer.test(system, datamodule=datamodule)
         return
     if not cfg.resume:

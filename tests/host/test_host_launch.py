@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,21 @@ def test_later_configurations_override_earlier_ones(run, workplace):
 def test_typecheck_is_refused_by_the_builtin_host(run, capsys):
     assert run("--config", "toy.yaml", "--train", "--typecheck") == 2
     assert "--typecheck is threestudio's own" in error_line(capsys)
+
+
+def test_a_run_stopped_by_a_signal_does_not_count_as_finished(workplace):
+    """SIGTERM in the middle of training: non-zero exit, one line, and no turntable of half a run."""
+    code = "import sys, launch; from pathlib import Path; launch.ROOT = Path.cwd(); sys.exit(launch.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--gpu", "cpu", "--config", "toy.yaml", "--train", "tag=stopped"]
+    paths = [str(HERE.parents[1]), str(HERE.parents[1] / "portable")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    env.pop("PL_GLOBAL_SEED", None)
+    with open(workplace / "said", "w") as said:
+        process = subprocess.Popen([*command, "trainer.max_steps=100000"], cwd=workplace, env=env, stderr=said)
+    trial = workplace / "outputs" / "toy" / "stopped"
+    deadline = time.monotonic() + 60
+    while not (trial / "ckpts" / "last.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(timeout=60) != 0, (workplace / "said").read_text()[-500:]
+    assert not list((trial / "save").glob("*-test.mp4"))
