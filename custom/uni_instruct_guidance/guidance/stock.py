@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 import threestudio
@@ -61,8 +62,6 @@ class StockGuidance(BaseModule):
         if self.cfg.enable_attention_slicing:
             unet.set_attention_slice("auto")
         if self.cfg.enable_channels_last_format:
-            import torch
-
             unet.to(memory_format=torch.channels_last)
 
     def options(self) -> dict:

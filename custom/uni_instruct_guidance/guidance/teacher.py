@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..core.errors import choose
 from ..core.process import PARAMETERISATIONS, DiscreteVP, to_x0
+from ..core.scale import classifier_free
 from .checks import check_teacher
 
 
@@ -129,7 +130,7 @@ class Teacher:
         if scale == 1.0:
             return self.predict_x0(x_t, t, text.chunk(2)[0])
         cond, uncond = self.predict_x0(torch.cat([x_t] * 2), torch.cat([t] * 2), text).chunk(2)
-        return uncond + scale * (cond - uncond)
+        return classifier_free(cond, uncond, scale)
 
 
 def use_plain_attention(unet: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -77,4 +76,4 @@ def regularise(out: dict, weights: dict[str, float]) -> dict[str, Tensor]:
             )
         terms[name] = function(out)
         assert terms[name].dim() == 0, name
-    return {name: value if torch.is_tensor(value) else torch.as_tensor(value) for name, value in terms.items()}
+    return terms
