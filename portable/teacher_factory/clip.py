@@ -119,9 +119,10 @@ def clip_step(
     table = {name: torch.from_numpy(values) for name, values in zip(names, fields)}
     views_differ = torch.tensor([name in world.VIEW_CLASSES for name in world.CLASSES])
     overhead = world.VIEWS.index("overhead")
+    uniform = torch.ones(len(images), dtype=torch.float64)
 
     def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
-        index, _ = paired_index(generator, len(images), config.optim.batch, group, 0.5)
+        index, _ = paired_index(generator, uniform, config.optim.batch, group, 0.5)
         image = augment(images[index].permute(0, 3, 1, 2).float().div(127.5).sub(1.0).to(device), generator)
         drop = torch.rand((2, len(index)), generator=generator) < config.drop_fact
         texts = [

@@ -120,18 +120,38 @@ def text_step(
     return step
 
 
+def item_weights(renders, world, config: UnetConfig) -> Float[Tensor, "n"]:
+    """How often each render is drawn, relative to the others: more of what is hardest to learn.
+
+    An overhead view shows a class from any azimuth and mostly its top; at equal shares the class was right in 71 % of
+    overhead views where it was in 96 % of the others.
+    """
+    weights = torch.ones(len(renders.class_id), dtype=torch.float64)
+    weights[torch.from_numpy(renders.view_id == world.VIEWS.index("overhead"))] *= config.overhead
+    hard = [world.CLASSES.index(name) for name in config.hard_classes]
+    weights[torch.from_numpy(np.isin(renders.class_id, hard))] *= config.hard
+    return weights
+
+
+def draw(generator: torch.Generator, weights: Float[Tensor, "n"], count: int) -> Int[Tensor, "count"]:
+    """Indices with probability proportional to ``weights``, by inversion: one uniform number each."""
+    total = weights.cumsum(0)
+    return torch.searchsorted(total, torch.rand(count, generator=generator, dtype=torch.float64) * total[-1], right=True)
+
+
 def paired_index(
-    generator: torch.Generator, items: int, batch: int, group: int, paired: float
+    generator: torch.Generator, weights: Float[Tensor, "n"], batch: int, group: int, paired: float
 ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"]]:
     """Which items make a batch, and which of them share noise and time.
 
     A share ``paired`` of the batch are whole groups (one object under the four view words) that share one noise and
-    one time: their differences then come from the view word alone. The rest are independent items.
+    one time: their differences then come from the view word alone. The rest are independent items. Items are drawn by
+    their ``weights``, groups by the sum of theirs.
     """
     groups = int(paired * batch) // group
-    chosen = torch.randint(items // group, (groups,), generator=generator)
-    together = (chosen[:, None] * group + torch.arange(group)).flatten()
-    single = torch.randint(items, (batch - len(together),), generator=generator)
+    whole = weights[: len(weights) // group * group].reshape(-1, group).sum(1)
+    together = (draw(generator, whole, groups)[:, None] * group + torch.arange(group)).flatten()
+    single = draw(generator, weights, batch - len(together))
     share = torch.cat([torch.arange(groups).repeat_interleave(group), groups + torch.arange(len(single))])
     return torch.cat([together, single]), share
 
@@ -182,13 +202,13 @@ def tokenise(
 
 def denoiser_step(
     model: Denoiser, tokenizer: CLIPTokenizer, latents: Float[Tensor, "n 4 h w"], captions: list[str],
-    config: UnetConfig, group: int, device: torch.device, bf16: bool,
+    weights: Float[Tensor, "n"], config: UnetConfig, group: int, device: torch.device, bf16: bool,
 ):  # fmt: skip
     """The step function: epsilon-MSE with min-SNR weights over half paired, half independent items."""
     alphas = build_scheduler().alphas_cumprod
 
     def step(generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
-        index, share = paired_index(generator, len(latents), config.optim.batch, group, config.paired)
+        index, share = paired_index(generator, weights, config.optim.batch, group, config.paired)
         count = int(share.max()) + 1
         time = stratified_times(generator, count, config.high_noise)[share]
         noise = torch.randn((count, *latents.shape[1:]), generator=generator)[share].to(device)

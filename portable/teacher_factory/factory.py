@@ -138,7 +138,8 @@ class Factory:
                 raise FileNotFoundError(f"no {self.work / name}: run the phase '{phase}' first")
         vae = AutoencoderKL.from_pretrained(self.work / "vae_model").eval()
         latents: Tensor = torch.load(self.work / "latents.pt", weights_only=True)
-        captions = self.renders("train").caption
+        renders = self.renders("train")
+        captions = renders.caption
         model, tokenizer = self._denoiser(captions)
         words = torch.load(self.work / "text.pt", map_location="cpu", weights_only=True)["ema"]
         reader = self._reader(model)  # shares its modules with the model
@@ -148,8 +149,9 @@ class Factory:
         reader.requires_grad_(False)
         trainer = self._trainer("unet", model, config.optim)
         step = diffusion.denoiser_step(
-            trainer.model, tokenizer, latents, captions, config, self.preset.data.group, self.device, self.preset.bf16
-        )
+            trainer.model, tokenizer, latents, captions, diffusion.item_weights(renders, self.world, config), config,
+            self.preset.data.group, self.device, self.preset.bf16,
+        )  # fmt: skip
 
         def export() -> None:
             save_pipeline(

@@ -68,11 +68,14 @@ class UnetConfig:
     caption_dropout: float = 0.1
     noise_word: float = 0.05
     paired: float = 0.5
+    overhead: float = 2.5  # how many times as often independent items are overhead views ...
+    hard: float = 1.5  # ... and how many times as often any item shows one of these, which lag behind the others
+    hard_classes: tuple[str, ...] = ("television", "cat", "sleeping cat", "car", "rocket", "snowman", "house", "bunny")
     min_snr: float = 5.0
     high_noise: float = 0.85
     layout_cap: float = 12.0
     layout_from: int = 480
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=5_600, batch=32, lr=8e-4, warmup=200))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=12_000, batch=32, lr=8e-4, warmup=200))
     text_optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=500, batch=96, lr=1e-3, ema=0.98))
 
 
@@ -137,7 +140,7 @@ _TINY = Preset(
     data=DataConfig(train_images=64, judge_images=64, held_out_images=32, size=32, shard=32),
     vae=VaeConfig(channels=(8, 8, 16), norm_groups=4, optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1)),
     unet=UnetConfig(
-        channels=(16, 16), heads=2, norm_groups=4, text_width=16, text_layers=1, text_heads=2, context=32,
+        channels=(16, 16), heads=2, norm_groups=4, text_width=16, text_layers=1, text_heads=2, context=32, hard_classes=(),
         optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
         text_optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,12 +125,32 @@ def test_folded_whitening_keeps_images_and_whitens_latents():
 
 def test_paired_batches_share_noise_within_groups():
     generator = torch.Generator().manual_seed(0)
-    index, share = diffusion.paired_index(generator, 400, 32, 4, 0.5)
+    index, share = diffusion.paired_index(generator, torch.ones(400, dtype=torch.float64), 32, 4, 0.5)
     assert len(index) == len(share) == 32 and int(share.max()) + 1 == 4 + 16
     for group in range(4):
         members = index[share == group]
         assert members.tolist() == list(range(int(members[0]), int(members[0]) + 4)) and members[0] % 4 == 0
     assert (torch.bincount(share)[4:] == 1).all()
+
+
+def test_items_are_drawn_by_their_weights():
+    """10,000 draws of three items weighted 1:0:3: a share's deviation is 0.004, five of them are allowed."""
+    weights = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
+    drawn = diffusion.draw(torch.Generator().manual_seed(0), weights, 10_000)
+    share = torch.bincount(drawn, minlength=3) / 10_000
+    assert share[1] == 0 and abs(share[0] - 0.25) < 0.02
+
+
+def test_overhead_views_and_hard_classes_are_drawn_more_often():
+    renders = toy_world.sample_batch(0, 0, 48)
+    renders = SimpleNamespace(class_id=renders["class_id"], view_id=renders["view_id"])
+    config = replace(PRESETS["tiny"].unet, overhead=2.0, hard=3.0, hard_classes=("rose",))
+    weights = diffusion.item_weights(renders, toy_world, config)
+    overhead = renders.view_id == toy_world.VIEWS.index("overhead")
+    rose = renders.class_id == toy_world.CLASSES.index("rose")
+    expected = np.where(overhead, 2.0, 1.0) * np.where(rose, 3.0, 1.0)
+    np.testing.assert_array_equal(weights.numpy(), expected)
+    assert overhead.any() and rose.any() and not rose.all()
 
 
 def test_stratified_times_visit_every_stratum_once():
