@@ -136,7 +136,8 @@ def item_weights(renders, world, config: UnetConfig) -> Float[Tensor, "n"]:
 def draw(generator: torch.Generator, weights: Float[Tensor, "n"], count: int) -> Int[Tensor, "count"]:
     """Indices with probability proportional to ``weights``, by inversion: one uniform number each."""
     total = weights.cumsum(0)
-    return torch.searchsorted(total, torch.rand(count, generator=generator, dtype=torch.float64) * total[-1], right=True)
+    height = torch.rand(count, generator=generator, dtype=torch.float64) * total[-1]
+    return torch.searchsorted(total, height, right=True)
 
 
 def paired_index(

@@ -140,7 +140,8 @@ _TINY = Preset(
     data=DataConfig(train_images=64, judge_images=64, held_out_images=32, size=32, shard=32),
     vae=VaeConfig(channels=(8, 8, 16), norm_groups=4, optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1)),
     unet=UnetConfig(
-        channels=(16, 16), heads=2, norm_groups=4, text_width=16, text_layers=1, text_heads=2, context=32, hard_classes=(),
+        channels=(16, 16), heads=2, norm_groups=4, text_width=16, text_layers=1, text_heads=2, context=32,
+        hard_classes=(),
         optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
         text_optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
     ),
