@@ -1,0 +1,71 @@
+"""The networks by name, and how a network is made from a name or a dictionary."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...core.errors import choose, require_known
+from .precond import UNETS, EDMPrecond
+
+# DDPM++ as EDM trains it for CIFAR-10 (55.7 M); augment_dim is the width of its augmentation label, which the
+# published weights carry and which stays unused without augmentation.
+_CIFAR10 = dict(
+    model_type="SongUNet", img_resolution=32, img_channels=3, augment_dim=9, model_channels=128, channel_mult=(2, 2, 2),
+    dropout=0.13,
+)  # fmt: skip
+# 8×8 pictures with one channel: small enough for two CPU cores.
+_DIGITS = dict(
+    model_type="SongUNet", img_resolution=8, img_channels=1, model_channels=32, channel_mult=(1, 2), num_blocks=2,
+    attn_resolutions=(4,), dropout=0.0,
+)  # fmt: skip
+
+# label_dim: classes. Everything that is not named keeps the default of EDMPrecond and of its U-Net.
+EDM_PRESETS: dict[str, dict[str, Any]] = {
+    "cifar10-uncond": dict(_CIFAR10, label_dim=0),
+    "cifar10-cond": dict(_CIFAR10, label_dim=10),
+    "imagenet64": dict(model_type="DhariwalUNet", img_resolution=64, img_channels=3, label_dim=1000),  # ADM, 295.9 M
+    "digits-uncond": dict(_DIGITS, label_dim=0),
+    "digits-cond": dict(_DIGITS, label_dim=10),
+    "tiny": dict(_DIGITS, label_dim=0, model_channels=8, num_blocks=1),  # for tests
+}
+
+
+def build_network(network: str | Mapping[str, Any], **overrides: Any) -> EDMPrecond:
+    """An EDM network with fresh weights.
+
+    Args:
+        network: a name of `EDM_PRESETS`, or a dictionary of arguments of `EDMPrecond` and its U-Net; the dictionary
+            may name a preset under "preset" and change single values of it.
+        overrides: single values changed on top, e.g. dropout=0.0, use_fp16=True.
+
+    Raises:
+        ValueError: an unknown preset, model_type or argument; it is named together with the choices.
+    """
+    if isinstance(network, Mapping):
+        config = dict(network)
+        preset = config.pop("preset", None)
+        config = {**(choose("network.preset", preset, EDM_PRESETS) if preset is not None else {}), **config}
+    else:
+        config = dict(choose("network", network, EDM_PRESETS))
+    config.update(overrides)
+    unet = choose("network.model_type", config.get("model_type"), UNETS)
+    require_known("network", config, [*_arguments(EDMPrecond), *(a for a in _arguments(unet) if a not in _GIVEN)])
+    for key in ("img_resolution", "img_channels"):
+        if key not in config:
+            raise ValueError(f"network.{key} is missing; a preset would give it: {', '.join(EDM_PRESETS)}")
+    return EDMPrecond(**{key: _plain(value) for key, value in config.items()})
+
+
+_GIVEN = ("in_channels", "out_channels")  # EDMPrecond passes img_channels for both
+
+
+def _arguments(cls: type) -> list[str]:
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+
+
+def _plain(value: Any) -> Any:
+    """Lists of a YAML file as tuples of plain numbers."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
