@@ -97,9 +97,9 @@ class UNetBlock(nn.Module):
         up = resample == "up"
 
         self.norm0 = GroupNorm(in_channels, style.eps)
-        self.conv0 = (
-            ResampledConv2d(in_channels, out_channels, 3, taps, up) if resample else Conv2d(in_channels, out_channels, 3)
-        )
+        self.conv0 = Conv2d(in_channels, out_channels, 3)
+        if resample:
+            self.conv0 = ResampledConv2d(in_channels, out_channels, 3, taps, up)
         self.affine = Linear(emb_channels, out_channels * (2 if style.adaptive_scale else 1))
         self.norm1 = GroupNorm(out_channels, style.eps)
         self.conv1 = Conv2d(out_channels, out_channels, 3)

@@ -1,12 +1,13 @@
 """EDM preconditioning (Karras et al. 2022, Table 1): a U-Net F becomes a denoiser D(x; σ) = x̂0.
 
-    D(x; σ) = c_skip x + c_out F(c_in x; c_noise)
-    c_skip = σ_data² / (σ² + σ_data²)      c_out = σ σ_data / √(σ² + σ_data²)
-    c_in   = 1 / √(σ² + σ_data²)           c_noise = ¼ ln σ
+D(x; σ) = c_skip x + c_out F(c_in x; c_noise)
+c_skip = σ_data² / (σ² + σ_data²)      c_out = σ σ_data / √(σ² + σ_data²)
+c_in   = 1 / √(σ² + σ_data²)           c_noise = ¼ ln σ
 """
 
 from __future__ import annotations
 
+from math import inf, isinf
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class EDMPrecond(nn.Module):
         label_dim: int = 0,
         use_fp16: bool = False,
         sigma_min: float = 0.0,
-        sigma_max: float = float("inf"),
+        sigma_max: float = inf,
         sigma_data: float = 0.5,
         model_type: str = "DhariwalUNet",
         **model_kwargs: Any,
@@ -56,6 +57,8 @@ class EDMPrecond(nn.Module):
             "use_fp16": use_fp16, "sigma_min": sigma_min, "sigma_max": sigma_max, "sigma_data": sigma_data,
             "model_type": model_type, **model_kwargs,
         }  # fmt: skip
+        if isinf(sigma_max):
+            del self.config["sigma_max"]  # the default, which JSON cannot write
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
         self.use_fp16, self.sigma_min, self.sigma_max, self.sigma_data = use_fp16, sigma_min, sigma_max, sigma_data
         self.model = unet(img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs)
