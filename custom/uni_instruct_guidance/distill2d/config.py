@@ -1,0 +1,329 @@
+"""Configurations of the two trainers, and how they are read: YAML, overlays, key=value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from ..core import Schedule, TimeSampler
+from ..core.errors import choose
+from .data import DataConfig
+
+# Names of precision and what Lightning calls them: master weights are float32 in all of them.
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+REAL_SOURCES = {"data": "images of the data set", "teacher": "samples of the teacher's ODE, kept on disk"}
+
+
+@dataclass
+class EMAConfig:
+    """Moving average of the weights that are shipped.
+
+    Args:
+        halflife_kimg: thousands of images after which an old weight counts half.
+        rampup: the half-life is at most this share of the images seen so far, so that an early start is forgotten.
+    """
+
+    halflife_kimg: float = 500.0
+    rampup: float = 0.05
+
+
+@dataclass
+class NoiseConfig:
+    """Which noise levels σ a loss visits, between two fractions of EDM's ρ = 7 schedule from 0.002 to 80.
+
+    Args:
+        sampler: row of the core's samplers: edm_rho (σ^(1/ρ) uniform) | log_normal | uniform_log_snr | uniform_t.
+        min_fraction, max_fraction: in [0, 1], 1 is σ = 80; numbers or schedules over steps.
+        p_mean, p_std: of log σ (log_normal).
+    """
+
+    sampler: str = "edm_rho"
+    min_fraction: Any = 0.0
+    max_fraction: Any = 1.0
+    p_mean: float = -1.2
+    p_std: float = 1.2
+
+    def build(self) -> TimeSampler:
+        """The sampler; a wrong value is refused by name."""
+        return TimeSampler(self.sampler, self.min_fraction, self.max_fraction, p_mean=self.p_mean, p_std=self.p_std)
+
+
+@dataclass
+class RunConfig:
+    """What every training run has.
+
+    Args:
+        out: folder for checkpoints, logs, grids and the finished network; null writes nothing.
+        seed: of everything drawn; runs are functions of (seed, step, global sample index).
+        steps: optimiser steps (distillation: of the student).
+        batch: images of one update over all processes.
+        micro_batch: images that one process handles at once; gradients are accumulated over them. Null: all.
+        lr: Adam's learning rate, a number or a schedule over steps such as [0, 1e-3, 1e-5, 1000].
+        betas, eps: of Adam.
+        clip_grad: greatest gradient norm of one update; null does not clip.
+        dropout: in the networks that train.
+        precision: fp32 | bf16 | fp16; weights stay float32.
+        compile: run the networks through torch.compile.
+        save_every, sample_every, log_every: steps between checkpoints, sample grids and log lines; 0 never.
+        grid: images in a sample grid.
+        resume: go on where `out` was left; false begins anew.
+        data: block of `DataConfig`. ema: block of `EMAConfig`.
+        trainer: arguments for Lightning's Trainer: accelerator, devices, num_nodes, strategy, …
+    """
+
+    out: str | None = None
+    seed: int = 0
+    steps: int = 1000
+    batch: int = 256
+    micro_batch: int | None = None
+    lr: Any = 1e-5
+    betas: tuple[float, float] = (0.0, 0.999)
+    eps: float = 1e-8
+    clip_grad: float | None = None
+    dropout: float = 0.0
+    precision: str = "fp32"
+    compile: bool = False
+    save_every: int = 500
+    sample_every: int = 500
+    log_every: int = 20
+    grid: int = 100
+    resume: bool = True
+    data: DataConfig = field(default_factory=DataConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse values that cannot work, by name."""
+        choose("precision", self.precision, PRECISIONS)
+        for name in ("steps", "batch", "grid"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "save_every", "sample_every", "log_every", "dropout"):
+            _at_least(name, getattr(self, name), 0)
+        if self.micro_batch is not None:
+            _at_least("micro_batch", self.micro_batch, 1)
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise ValueError(f"clip_grad={self.clip_grad!r} must be above 0, or null")
+        if not self.ema.halflife_kimg > 0 or self.ema.rampup < 0:
+            raise ValueError(f"ema needs halflife_kimg > 0 and rampup >= 0, got {dataclasses.asdict(self.ema)}")
+        schedule("lr", self.lr)
+
+
+@dataclass
+class LossScale:
+    """Factors of the losses; auxiliary terms of the method carry their own weights.
+
+    Args:
+        student: of the method's objective (0: only the auxiliary terms train the student, e.g. the GAN).
+        fake_score: of the fake score's denoising loss.
+        discriminator: of the cross-entropy.
+    """
+
+    student: float = 100.0
+    fake_score: float = 1.0
+    discriminator: float = 1.0
+
+
+@dataclass
+class WarmupConfig:
+    """What waits at the start.
+
+    Args:
+        student: steps in which only fake score and discriminator learn.
+        ratio, ramp: steps with r ≡ 1 and without adversarial term, then steps over which both grow to full size.
+    """
+
+    student: int = 0
+    ratio: int = 0
+    ramp: int = 0
+
+
+@dataclass
+class BankConfig:
+    """Samples of the teacher's ODE, for `real: teacher` and for DMD's regression.
+
+    Args:
+        count: pairs of noise and image. steps: noise levels of Heun's method (18: 35 evaluations).
+        batch: pairs made at once; also the size of one file.
+        path: folder that keeps them; null: `bank` in `out`.
+    """
+
+    count: int = 2048
+    steps: int = 18
+    batch: int = 512
+    path: str | None = None
+
+
+@dataclass
+class DistillConfig(RunConfig):
+    """One-step distillation.
+
+    Args:
+        teacher: safetensors file of an EDM network. preset: its architecture, if the file does not say.
+        start: student to begin with instead of the teacher: student.safetensors or last.ckpt of another run (this one
+            brings its fake score along).
+        method: a row of the core's methods table by name, or {name: …, option: …} with options of the row changed.
+        real: images that the discriminator calls real: data | teacher.
+        init_sigma: g(z) = D(init_sigma · z; init_sigma).
+        fake_lr: learning rate of fake score and discriminator, number or schedule; null: `lr`.
+        student_noise, fake_noise: blocks of `NoiseConfig`, for the objective, and for fake score and discriminator.
+        loss_scale, warmup, bank: blocks of `LossScale`, `WarmupConfig`, `BankConfig`.
+    """
+
+    teacher: str | None = None
+    preset: str | None = None
+    start: str | None = None
+    method: Any = "uni_instruct"
+    real: str = "data"
+    init_sigma: float = 2.5
+    fake_lr: Any = None
+    student_noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(min_fraction=0.02, max_fraction=0.8))
+    fake_noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(sampler="log_normal"))
+    loss_scale: LossScale = field(default_factory=LossScale)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+
+    def check(self) -> None:
+        super().check()
+        choose("real", self.real, REAL_SOURCES)
+        if not self.init_sigma > 0:
+            raise ValueError(f"init_sigma={self.init_sigma!r} must be above 0")
+        for block in ("student_noise", "fake_noise"):
+            _named(block, getattr(self, block).build)
+        schedule("fake_lr", self.lr if self.fake_lr is None else self.fake_lr)
+        for name, value in dataclasses.asdict(self.loss_scale).items():
+            _at_least(f"loss_scale.{name}", value, 0)
+        for name, value in dataclasses.asdict(self.warmup).items():
+            _at_least(f"warmup.{name}", value, 0)
+        _at_least("bank.count", self.bank.count, 1)
+        _at_least("bank.batch", self.bank.batch, 1)
+
+
+@dataclass
+class EDMConfig(RunConfig):
+    """Training of an EDM network on the data, which then serves as a teacher.
+
+    Args:
+        network: name of a preset, or its arguments (see networks/presets.py); the data must fit it.
+        noise: block of `NoiseConfig`.
+    """
+
+    network: Any = "digits-cond"
+    noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(sampler="log_normal"))
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def check(self) -> None:
+        super().check()
+        _named("noise", self.noise.build)
+
+
+def schedule(name: str, value: Any) -> Schedule:
+    """A number or a schedule, never negative; errors name the key."""
+    if isinstance(value, str):
+        raise ValueError(f"{name}={value!r} is no number")
+    parsed = _named(name, lambda: Schedule.parse(value))
+    if min(parsed.values) < 0:
+        raise ValueError(f"{name}={value!r} must not be negative")
+    return parsed
+
+
+def _named(name: str, build):
+    try:
+        return build()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name}={value!r} must be at least {least}")
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def read_config(kind: type[Config], files: Iterable[str | Path] = (), overrides: Iterable[str] = ()) -> Config:
+    """A configuration from YAML files (later ones override earlier ones) and `key=value` strings.
+
+    `method: name` and `method: {name: name}` mean the same; naming another method drops the options of the one before.
+
+    Raises:
+        ValueError: unreadable file, unknown key (with the keys there are) or a value of the wrong kind; one line.
+    """
+    layers = [_read_yaml(Path(file)) for file in files]
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{override!r} is not of the form key=value")
+        layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+    merged = OmegaConf.structured(kind)
+    for layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(_one_line(error)) from error
+    config.check()
+    return config
+
+
+def _merge(base, layer: Mapping[str, Any]):
+    layer = dict(layer)
+    if "method" in layer:
+        layer["method"] = _merged_method(base.method, layer["method"])
+        base.method = None  # replaced as a whole, not merged key by key
+    try:
+        return OmegaConf.merge(base, layer)
+    except ConfigKeyError as error:
+        raise ValueError(_unknown_key(base, error)) from error
+    except OmegaConfBaseException as error:
+        raise ValueError(_one_line(error)) from error
+
+
+def _merged_method(before: Any, after: Any) -> dict[str, Any]:
+    before, after = _as_block(before), _as_block(after)
+    if after.get("name", before.get("name")) != before.get("name"):
+        return after
+    return OmegaConf.to_container(OmegaConf.merge(before, after))
+
+
+def _as_block(method: Any) -> dict[str, Any]:
+    if OmegaConf.is_config(method):
+        method = OmegaConf.to_container(method)
+    if method is None:
+        return {}
+    if isinstance(method, Mapping):
+        return dict(method)
+    return {"name": method}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"--config {path} does not exist")
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ValueError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(loaded):
+        raise ValueError(f"--config {path} must be a mapping of keys")
+    return OmegaConf.to_container(loaded)
+
+
+def _unknown_key(base, error: ConfigKeyError) -> str:
+    full = str(error.full_key or error.key)
+    parent = full.rpartition(".")[0]
+    block = OmegaConf.select(base, parent) if parent else base
+    known = ", ".join(block) if OmegaConf.is_dict(block) else ""
+    return f"there is no key {full!r}; {'keys of ' + parent if parent else 'the keys are'}: {known}"
+
+
+def _one_line(error: Exception) -> str:
+    key = getattr(error, "full_key", None)
+    first = str(error).splitlines()[0]
+    return f"{key}: {first}" if key else first
