@@ -178,8 +178,7 @@ def _joined(parts: list[Surface]) -> Surface:
     n_vertices = np.cumsum([0, *(len(part.vertices) for part in parts)])
     n_textures = np.cumsum([0, *(len(part.textures) for part in parts)])
     texture = [
-        torch.where(part.texture < 0, part.texture, part.texture + int(first))
-        for part, first in zip(parts, n_textures)
+        torch.where(part.texture < 0, part.texture, part.texture + int(first)) for part, first in zip(parts, n_textures)
     ]
     return Surface(
         torch.cat([part.vertices for part in parts]),

@@ -133,9 +133,7 @@ def ring(n: int, elevation_deg: float, distance: float) -> tuple[Float[Tensor, "
     """Positions and up vectors of n cameras at equal azimuth steps, the first in front (azimuth 0)."""
     azimuth = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
     elevation = torch.full_like(azimuth, math.radians(elevation_deg))
-    position = torch.stack(
-        [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], dim=-1
-    )
+    position = torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], dim=-1)
     return (distance * position).float(), torch.tensor([0.0, 0.0, 1.0]).repeat(n, 1)
 
 
