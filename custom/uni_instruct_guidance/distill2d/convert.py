@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,13 @@ def convert_edm(source: str | Path, target: str | Path) -> Conversion:
 
 def detect_preset(tensors: Mapping[str, Tensor]) -> str | None:
     """The preset whose tensors have the same names and shapes, or None."""
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    for name, config in EDM_PRESETS.items():
-        if shapes == {key: tensor.shape for key, tensor in _on_meta(config).state_dict().items()}:
-            return name
-    return None
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    return next((preset for preset in EDM_PRESETS if _shapes(preset) == found), None)
+
+
+@cache
+def _shapes(preset: str) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in _on_meta(EDM_PRESETS[preset]).state_dict().items()}
 
 
 def _config(source: str | Path, arguments: Any, preset: str | None) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class StorageBytes(metaclass=_Sealed):
             raise CheckpointError(f"a tensor's storage is damaged: {error}") from None
         if not isinstance(storage, torch.storage.TypedStorage):
             raise UnsafePickleError(f"{type(storage).__name__} in the place of a tensor's storage")
-        return torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
+        return torch.empty(0, dtype=storage.dtype).set_(storage)
 
 
 class TensorRecord(metaclass=_Sealed):

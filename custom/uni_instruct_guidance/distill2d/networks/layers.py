@@ -52,8 +52,6 @@ class Resample(nn.Module):
 
     def __init__(self, taps: Sequence[float], up: bool) -> None:
         super().__init__()
-        if len(taps) % 2 or not sum(taps):
-            raise ValueError(f"resample_filter={list(taps)} must have an even number of taps that do not sum to 0")
         self.register_buffer("resample_filter", filter_2d(taps))
         self.up, self.box = up, tuple(taps) == (1, 1)
 
@@ -85,6 +83,8 @@ class ResampledConv2d(Conv2d):
 
 def filter_2d(taps: Sequence[float]) -> Float[Tensor, "1 1 k k"]:
     """Outer product of the taps with themselves, summing to one."""
+    if len(taps) % 2 or not sum(taps):
+        raise ValueError(f"resample_filter={list(taps)} must have an even number of taps that do not sum to 0")
     line = torch.as_tensor(taps, dtype=torch.float32)
     return (torch.outer(line, line) / line.sum() ** 2)[None, None]
 
