@@ -91,7 +91,7 @@ class ClipConfig:
     text_heads: int = 4
     context: int = 32
     drop_fact: float = 0.5
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=4_000, batch=96, lr=1e-3, ema=0.995))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=6_000, batch=96, lr=1e-3, ema=0.995))
 
 
 @dataclass(frozen=True)

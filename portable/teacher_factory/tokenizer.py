@@ -27,20 +27,33 @@ def words_of(captions: Iterable[str]) -> list[str]:
     return sorted(words.union(EXTRA_WORDS))
 
 
+def _knows(tokenizer: CLIPTokenizer, words: list[str], context: int) -> bool:
+    """Whether every word has a token."""
+    return tokenizer.model_max_length == context and {f"{word}</w>" for word in words} <= tokenizer.get_vocab().keys()
+
+
 def write_tokenizer(folder: Path, captions: Iterable[str], context: int) -> CLIPTokenizer:
     """Learn byte-pair merges until every word is one token; write vocab.json and merges.txt; return the tokenizer.
+
+    A tokenizer in ``folder`` that already knows all the words is kept: the library breaks ties between equally frequent
+    pairs by chance, and a resumed training must not have its token ids changed under it.
 
     Merges learned on the words themselves reproduce them (a hand-made chain of prefixes would not: a merge of another
     word can come first). Unknown words fall apart into known pieces, at worst into bytes. The two special tokens have
     the highest ids, as in OpenAI's vocabulary: CLIP pools at the arg-max.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    words = words_of(captions)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        kept = CLIPTokenizer.from_pretrained(folder)
+        if _knows(kept, words, context):
+            return kept
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     trainer = trainers.BpeTrainer(
         vocab_size=100_000, min_frequency=1, show_progress=False, end_of_word_suffix="</w>", initial_alphabet=[]
     )
-    tokenizer.train_from_iterator(words_of(captions), trainer)
+    tokenizer.train_from_iterator(words, trainer)
     learned = json.loads(tokenizer.to_str())["model"]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in learned["merges"]]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

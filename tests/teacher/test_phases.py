@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from teacher_factory.clip import drop_facts, load_clip, matches
 from teacher_factory.export import check_weights, load_pipeline
 from teacher_factory.judge import load_judge, view_loss
 from teacher_factory.presets import PRESETS
+from teacher_factory.tokenizer import write_tokenizer
 
 
 def test_stock_pipeline_draws_known_and_unknown_words(tiny_run):
@@ -237,3 +239,17 @@ def test_clip_folder_loads_through_open_clip(tiny_run):
             tokenizer(["a red mug", "zorgon"]), normalize=True
         ).T  # fmt: skip
     assert similarity.shape == (1, 2) and similarity.abs().max() <= 1 + 1e-5
+
+
+def test_a_tokenizer_that_knows_the_words_is_kept(tmp_path):
+    """Ties between merges are broken by chance: learning again could renumber the tokens of a resumed training."""
+    captions = ["a red mug, front view", "a blue chair, side view"]
+    write_tokenizer(tmp_path, captions, 16)
+    marked = json.loads((tmp_path / "vocab.json").read_text())
+    words = [token for token in marked if token.endswith("</w>") and len(token) > 5]
+    marked[words[0]], marked[words[1]] = marked[words[1]], marked[words[0]]
+    (tmp_path / "vocab.json").write_text(json.dumps(marked))
+    kept = write_tokenizer(tmp_path, captions, 16)
+    assert kept.convert_tokens_to_ids(words[0]) == marked[words[0]]
+    learned = write_tokenizer(tmp_path, [*captions, "a zebra"], 16)
+    assert len(learned.tokenize("zebra")) == 1
