@@ -121,11 +121,13 @@ class LossScale:
 
     Args:
         student: of the method's objective (0: only the auxiliary terms train the student, e.g. the GAN).
+        per_pixel: the objective is averaged over the pixels (DMD's family); otherwise it is their sum (SiD's).
         fake_score: of the fake score's denoising loss.
         discriminator: of the cross-entropy.
     """
 
     student: float = 100.0
+    per_pixel: bool = False
     fake_score: float = 1.0
     discriminator: float = 1.0
 

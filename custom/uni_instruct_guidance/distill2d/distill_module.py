@@ -202,7 +202,8 @@ class DistillModule(StepModule):
 
     def _objective_and_gan(self, x0, labels, method, gan, random, share) -> tuple[Tensor, dict[str, Tensor]]:
         """One pass of teacher and fake score at x_t gives the score gap, log r and the adversarial term."""
-        weight = self.cfg.loss_scale.student
+        scale = self.cfg.loss_scale
+        weight = scale.student / (x0[0].numel() if scale.per_pixel else 1)
         needs_ratio = bool(weight) and method.objective.needs_ratio and self.ratio_warmup.factor(self.done_steps) > 0
         through_networks = bool(weight) and method.objective.needs_jacobian
         sigma, density = self._levels(self.student_noise, random, share)
