@@ -6,6 +6,7 @@ them are importable only while a pickle is being written.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import sys
@@ -25,7 +26,9 @@ def _reconstruct_persistent_obj(meta: dict) -> None:
 
 
 class EasyDict(dict):
-    pass
+    def __reduce_ex__(self, protocol: int):
+        """With the empty state that Python 3.10 and older write, as in the published files."""
+        return copyreg.__newobj__, (EasyDict,), {}, None, iter(self.items())
 
 
 @contextmanager

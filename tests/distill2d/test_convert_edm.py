@@ -155,7 +155,7 @@ def attacks(trap: Path) -> dict[str, tuple[object, str]]:
         "another module class": (torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1)}), "torch.nn.modules.linear.Linear"),
         "numbers that are objects": (pk.by_name("numpy", "dtype")[:-3] + b"\x8c\x02O8\x85R.", "NumPy numbers of type"),
         "changed class": (
-            b"\x80\x04\x8c\x0bcollections\x8c\x0bOrderedDict\x93N}\x8c\x01aK\x01s\x86b.",
+            b"\x80\x04\x8c\x08builtins\x8c\x03set\x93N}\x8c\x01aK\x01s\x86b.",
             "tries to change",
         ),
         "reference outside": (b"\x80\x04\x8c\x01aQ.", "a reference to something outside the file"),

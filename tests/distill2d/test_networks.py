@@ -182,6 +182,14 @@ BAD_CONFIGS = {
     "encoder": (("tiny", {"encoder_type": "skip"}), "encoder_type='skip'.*standard, residual"),
     "no resolution": (({"model_type": "SongUNet", "img_channels": 1}, {}), "network.img_resolution is missing"),
     "odd resolution": (("tiny", {"img_resolution": 9}), "img_resolution=9 cannot be halved 1 times"),
+    "no channels": (("tiny", {"model_channels": 0}), "network.model_channels=0; expected a positive integer"),
+    "text": (("tiny", {"num_blocks": "two"}), "network.num_blocks='two'; expected a positive integer"),
+    "number for a list": (("tiny", {"channel_mult": 2}), "network.channel_mult=2; expected at least one positive"),
+    "no levels": (("tiny", {"channel_mult": []}), "network.channel_mult=\\(\\); expected at least one positive"),
+    "classes": (("tiny", {"label_dim": -1}), "network.label_dim=-1; expected an integer, 0 for none"),
+    "dropout": (("tiny", {"dropout": 1.0}), "network.dropout=1.0; expected a probability below 1"),
+    "sigma_data": (("tiny", {"sigma_data": 0}), "network.sigma_data=0; expected a positive number"),
+    "heads": (("imagenet64", {"model_channels": 100}), "200 channels do not divide among 3 attention heads"),
     "odd filter": (("tiny", {"resample_filter": (1, 2, 1)}), "resample_filter=\\[1, 2, 1\\].*even number of taps"),
 }
 

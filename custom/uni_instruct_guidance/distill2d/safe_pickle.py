@@ -35,6 +35,9 @@ class _Dict(dict, metaclass=_Sealed):
 
     __slots__ = ()
 
+    def __setstate__(self, state: Any) -> None:
+        """Attributes beside the entries (an empty dict in files of Python 3.10 and older) are left out."""
+
 
 class _Set(metaclass=_Sealed):
     def __new__(cls, items: list = ()):

@@ -94,6 +94,8 @@ class UNetBlock(nn.Module):
         super().__init__()
         self.style, self.dropout = style, dropout
         self.heads = (style.heads or max(1, out_channels // 64)) if attention else 0
+        if self.heads and out_channels % self.heads:
+            raise ValueError(f"{out_channels} channels do not divide among {self.heads} attention heads")
         up = resample == "up"
 
         self.norm0 = GroupNorm(in_channels, style.eps)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ...core.errors import choose, require_shape
 from ...core.process import per_sample
-from .unet import DhariwalUNet, Encoded, SongUNet
+from .architectures import DhariwalUNet, SongUNet
+from .unet import Encoded
 
 UNETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 

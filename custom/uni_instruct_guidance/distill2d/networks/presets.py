@@ -32,6 +32,31 @@ EDM_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _is(kind: type | tuple[type, ...], value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+_POSITIVE = ("a positive integer", lambda v: _is(int, v) and v > 0)
+_COUNT = ("an integer, 0 for none", lambda v: _is(int, v) and v >= 0)
+_SIZES = ("a list of positive integers", lambda v: isinstance(v, tuple) and all(_is(int, n) and n > 0 for n in v))
+_ANYTHING = ("", lambda v: True)
+
+# What a value must be: in words, and as a test.
+RULES = {
+    **dict.fromkeys(["img_resolution", "img_channels", "model_channels", "num_blocks"], _POSITIVE),
+    **dict.fromkeys(["channel_mult_emb", "channel_mult_noise"], _POSITIVE),
+    **dict.fromkeys(["label_dim", "augment_dim"], _COUNT),
+    "channel_mult": ("at least one positive integer in a list", lambda v: v != () and _SIZES[1](v)),
+    "attn_resolutions": _SIZES,
+    "resample_filter": ("a list of numbers", lambda v: isinstance(v, tuple) and all(_is((int, float), n) for n in v)),
+    "dropout": ("a probability below 1", lambda v: _is((int, float), v) and 0 <= v < 1),
+    "sigma_data": ("a positive number", lambda v: _is((int, float), v) and v > 0),
+    "sigma_min": ("a number, 0 or more", lambda v: _is((int, float), v) and v >= 0),
+    "sigma_max": ("a positive number", lambda v: _is((int, float), v) and v > 0),
+    "use_fp16": ("true or false", lambda v: isinstance(v, bool)),
+}
+
+
 def build_network(network: str | Mapping[str, Any], **overrides: Any) -> EDMPrecond:
     """An EDM network with fresh weights.
 
@@ -55,7 +80,12 @@ def build_network(network: str | Mapping[str, Any], **overrides: Any) -> EDMPrec
     for key in ("img_resolution", "img_channels"):
         if key not in config:
             raise ValueError(f"network.{key} is missing; a preset would give it: {', '.join(EDM_PRESETS)}")
-    return EDMPrecond(**{key: _plain(value) for key, value in config.items()})
+    config = {key: _plain(value) for key, value in config.items()}
+    for key, value in config.items():
+        expected, holds = RULES.get(key, _ANYTHING)
+        if not holds(value):
+            raise ValueError(f"network.{key}={value!r}; expected {expected}")
+    return EDMPrecond(**config)
 
 
 _GIVEN = ("in_channels", "out_channels")  # EDMPrecond passes img_channels for both

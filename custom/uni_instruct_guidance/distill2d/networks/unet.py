@@ -1,7 +1,7 @@
-"""SongUNet (DDPM++, NCSN++) and DhariwalUNet (ADM) with the parameter names and shapes of the published EDM weights.
+"""The U-Net that DDPM++, NCSN++ and ADM share: an encoder that halves the resolution level by level, and its mirror.
 
-Both are one `UNet`: an encoder that halves the resolution level by level and a decoder that mirrors it. They can be
-run in two halves, so that the encoder alone serves a discriminator.
+The two halves can be run apart, so that the encoder alone serves a discriminator. Modules carry the names of the
+published EDM weights, e.g. enc.32x32_block0, dec.8x8_in1.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...core.errors import choose
-from .block import ADM, SONG, BlockStyle, UNetBlock
-from .layers import Conv2d, FourierEmbedding, GroupNorm, Linear, PositionalEmbedding, ResampledConv2d
+from .block import BlockStyle, UNetBlock
+from .layers import Conv2d, ResampledConv2d
 
 
 class Encoded(NamedTuple):
@@ -74,29 +72,29 @@ class UNet(nn.Module, ABC):
         c, c_input, skips = in_channels, in_channels, []
         for level, (res, width) in enumerate(zip(self.resolutions, widths)):
             if level == 0:
-                self.enc[_name(res, "conv")] = _initialised(Conv2d(c, first, 3), style)
+                self.enc[name(res, "conv")] = initialised(Conv2d(c, first, 3), style)
                 c = first
             else:
-                self.enc[_name(res, "down")] = block(c, c, resample="down")
+                self.enc[name(res, "down")] = block(c, c, resample="down")
             if level and pyramid:
                 layer = ResampledConv2d(c_input, c, 3, taps, up=False, conv_first=True)
-                self.enc[_name(res, "aux_residual")] = _initialised(layer, style)
+                self.enc[name(res, "aux_residual")] = initialised(layer, style)
                 c_input = c
             skips.append(c)
             for i in range(num_blocks):
-                self.enc[_name(res, f"block{i}")] = block(c, width, attention=res in attn_resolutions)
+                self.enc[name(res, f"block{i}")] = block(c, width, attention=res in attn_resolutions)
                 c = width
                 skips.append(c)
 
         for level, (res, width) in reversed(list(enumerate(zip(self.resolutions, widths)))):
             if level == depth - 1:
-                self.dec[_name(res, "in0")] = block(c, c, attention=True)
-                self.dec[_name(res, "in1")] = block(c, c)
+                self.dec[name(res, "in0")] = block(c, c, attention=True)
+                self.dec[name(res, "in1")] = block(c, c)
             else:
-                self.dec[_name(res, "up")] = block(c, c, resample="up")
+                self.dec[name(res, "up")] = block(c, c, resample="up")
             for i in range(num_blocks + 1):
                 attention = res in attn_resolutions and (attend_all or i == num_blocks)
-                self.dec[_name(res, f"block{i}")] = block(c + skips.pop(), width, attention=attention)
+                self.dec[name(res, f"block{i}")] = block(c + skips.pop(), width, attention=attention)
                 c = width
         self.out_width = c
 
@@ -119,12 +117,12 @@ class UNet(nn.Module, ABC):
         emb = self.embed(c_noise, class_labels, augment_labels)
         skips, reduced_input = [], x
         for level, res in enumerate(self.resolutions):
-            x = self.enc[_name(res, "down")](x, emb) if level else self.enc[_name(res, "conv")](x)
+            x = self.enc[name(res, "down")](x, emb) if level else self.enc[name(res, "conv")](x)
             if level and self.pyramid:
-                x = reduced_input = (x + self.enc[_name(res, "aux_residual")](reduced_input)) * 0.5**0.5
+                x = reduced_input = (x + self.enc[name(res, "aux_residual")](reduced_input)) * 0.5**0.5
             skips.append(x)
             for i in range(self.num_blocks):
-                x = self.enc[_name(res, f"block{i}")](x, emb)
+                x = self.enc[name(res, f"block{i}")](x, emb)
                 skips.append(x)
         return Encoded(skips, emb)
 
@@ -134,11 +132,11 @@ class UNet(nn.Module, ABC):
         x, deepest = skips[-1], self.resolutions[-1]
         for res in reversed(self.resolutions):
             if res == deepest:
-                x = self.dec[_name(res, "in1")](self.dec[_name(res, "in0")](x, emb), emb)
+                x = self.dec[name(res, "in1")](self.dec[name(res, "in0")](x, emb), emb)
             else:
-                x = self.dec[_name(res, "up")](x, emb)
+                x = self.dec[name(res, "up")](x, emb)
             for i in range(self.num_blocks + 1):
-                x = self.dec[_name(res, f"block{i}")](torch.cat([x, skips.pop()], dim=1), emb)
+                x = self.dec[name(res, f"block{i}")](torch.cat([x, skips.pop()], dim=1), emb)
         return self.head(x)
 
     def forward(self, x, c_noise, class_labels=None, augment_labels=None) -> Float[Tensor, "B D H W"]:
@@ -146,123 +144,12 @@ class UNet(nn.Module, ABC):
         return self.decode(self.encode(x, c_noise, class_labels, augment_labels))
 
 
-class SongUNet(UNet):
-    """DDPM++ and NCSN++ (arXiv 2011.13456) with the options that EDM trains.
-
-    Args:
-        img_resolution, in_channels, out_channels: of the pictures.
-        label_dim, augment_dim: entries of the class and augmentation labels; 0 for none.
-        model_channels, channel_mult: channels of level i are model_channels · channel_mult[i].
-        channel_mult_emb, channel_mult_noise: channels of the embedding and of the noise features, same unit.
-        num_blocks, attn_resolutions, dropout: see `UNet`.
-        embedding_type: positional (DDPM++) | fourier (NCSN++).
-        encoder_type: standard (DDPM++) | residual (NCSN++).
-        resample_filter: (1, 1) for DDPM++, (1, 3, 3, 1) for NCSN++.
-    """
-
-    EMBEDDINGS = {
-        "positional": partial(PositionalEmbedding, reach_end=True, sine_first=True),
-        "fourier": FourierEmbedding,
-    }
-    ENCODERS = {"standard": False, "residual": True}
-
-    def __init__(
-        self,
-        img_resolution: int,
-        in_channels: int,
-        out_channels: int,
-        label_dim: int = 0,
-        augment_dim: int = 0,
-        model_channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 2, 2),
-        channel_mult_emb: int = 4,
-        num_blocks: int = 4,
-        attn_resolutions: Sequence[int] = (16,),
-        dropout: float = 0.1,
-        embedding_type: str = "positional",
-        channel_mult_noise: int = 1,
-        encoder_type: str = "standard",
-        resample_filter: Sequence[int] = (1, 1),
-    ) -> None:
-        emb, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise
-        super().__init__(
-            img_resolution, in_channels, first=model_channels, widths=[model_channels * m for m in channel_mult],
-            num_blocks=num_blocks, attn_resolutions=attn_resolutions, attend_all=False, style=SONG, emb_channels=emb,
-            dropout=dropout, taps=resample_filter, pyramid=choose("encoder_type", encoder_type, self.ENCODERS),
-        )  # fmt: skip
-        self.map_noise = choose("embedding_type", embedding_type, self.EMBEDDINGS)(noise)
-        self.map_label = _initialised(Linear(label_dim, noise), SONG) if label_dim else None
-        self.map_augment = _initialised(Linear(augment_dim, noise, bias=False), SONG) if augment_dim else None
-        self.map_layer0 = _initialised(Linear(noise, emb), SONG)
-        self.map_layer1 = _initialised(Linear(emb, emb), SONG)
-        self.dec[_name(img_resolution, "aux_norm")] = GroupNorm(self.out_width, SONG.eps)
-        self.dec[_name(img_resolution, "aux_conv")] = Conv2d(self.out_width, out_channels, 3)
-        SONG.init_last(self.dec[_name(img_resolution, "aux_conv")])
-
-    def embed(self, c_noise, class_labels, augment_labels) -> Float[Tensor, "B E"]:
-        emb = self.map_noise(c_noise)
-        if self.map_label is not None:
-            # √label_dim gives a one-hot label unit variance per entry, which Xavier's weights expect.
-            emb = emb + self.map_label(class_labels * self.map_label.in_features**0.5)
-        if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
-        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
-
-    def head(self, x) -> Float[Tensor, "B D H W"]:
-        res = self.resolutions[0]
-        return self.dec[_name(res, "aux_conv")](F.silu(self.dec[_name(res, "aux_norm")](x)))
-
-
-class DhariwalUNet(UNet):
-    """ADM (arXiv 2105.05233); arguments as `SongUNet`."""
-
-    def __init__(
-        self,
-        img_resolution: int,
-        in_channels: int,
-        out_channels: int,
-        label_dim: int = 0,
-        augment_dim: int = 0,
-        model_channels: int = 192,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
-        channel_mult_emb: int = 4,
-        num_blocks: int = 3,
-        attn_resolutions: Sequence[int] = (32, 16, 8),
-        dropout: float = 0.1,
-    ) -> None:
-        emb, widths = model_channels * channel_mult_emb, [model_channels * m for m in channel_mult]
-        super().__init__(
-            img_resolution, in_channels, first=widths[0], widths=widths, num_blocks=num_blocks,
-            attn_resolutions=attn_resolutions, attend_all=True, style=ADM, emb_channels=emb, dropout=dropout,
-        )  # fmt: skip
-        self.map_noise = PositionalEmbedding(model_channels, reach_end=False, sine_first=False)
-        self.map_augment = Linear(augment_dim, model_channels, bias=False) if augment_dim else None
-        self.map_layer0 = _initialised(Linear(model_channels, emb), ADM)
-        self.map_layer1 = _initialised(Linear(emb, emb), ADM)
-        self.map_label = Linear(label_dim, emb, bias=False) if label_dim else None
-        self.out_norm = GroupNorm(self.out_width, ADM.eps)
-        self.out_conv = Conv2d(self.out_width, out_channels, 3)
-        ADM.init_last(self.out_conv)
-        if self.map_augment is not None:
-            ADM.init_last(self.map_augment)
-        if self.map_label is not None:
-            nn.init.normal_(self.map_label.weight)  # a one-hot label picks a unit-variance row
-
-    def embed(self, c_noise, class_labels, augment_labels) -> Float[Tensor, "B E"]:
-        emb = self.map_noise(c_noise)
-        if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
-        emb = self.map_layer1(F.silu(self.map_layer0(emb)))
-        return F.silu(emb if self.map_label is None else emb + self.map_label(class_labels))
-
-    def head(self, x) -> Float[Tensor, "B D H W"]:
-        return self.out_conv(F.silu(self.out_norm(x)))
-
-
-def _name(resolution: int, part: str) -> str:
+def name(resolution: int, part: str) -> str:
+    """Published name of a module."""
     return f"{resolution}x{resolution}_{part}"
 
 
-def _initialised(layer: nn.Module, style: BlockStyle) -> nn.Module:
+def initialised(layer: nn.Module, style: BlockStyle) -> nn.Module:
+    """The layer, drawn as `style` draws its layers."""
     style.init(layer)
     return layer
