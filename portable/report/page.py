@@ -96,27 +96,27 @@ def _overview(stages: Sequence[StageResult]) -> str:
     if timed:
         rows = [(stage.name, _duration(stage.seconds)) for stage in timed]
         rows.append(("together", _duration(sum(stage.seconds for stage in timed))))
-        parts.append("<h3>Time</h3>" + _table(("stage", "time"), rows))
+        parts.append("<h3>Time</h3>" + html_table(("stage", "time"), rows))
     scored = [(stage.name, name, f"{value:.4g}") for stage in stages for name, value in stage.scores.items()]
     if scored:
-        parts.append("<h3>Scores</h3>" + _table(("stage", "score", "value"), scored))
+        parts.append("<h3>Scores</h3>" + html_table(("stage", "score", "value"), scored))
     return "".join(parts)
 
 
 def _stage(stage: StageResult) -> str:
     parts = [f"<h2>{html.escape(stage.name)}</h2>"]
     if stage.pictures:
-        images = [f"<img alt='{_name(path)}' title='{_name(path)}' src='{_data(path)}'>" for path in stage.pictures]
+        images = [f"<img alt='{_name(path)}' title='{_name(path)}' src='{data_uri(path)}'>" for path in stage.pictures]
         parts.append(f"<div class='row pictures'>{''.join(images)}</div>")
     for heading, svg in charts(stage.curves):
         parts.append(f"<h3>{heading}</h3><div class='chart'>{svg}</div>")
     statistics = summary(stage.curves)
     if statistics:
         rows = [(name.removeprefix("train/"), *(f"{value:.4g}" for value in values)) for name, *values in statistics]
-        parts.append(_table(("density ratio", "mean of last tenth", "last", "lowest", "highest"), rows))
+        parts.append(html_table(("density ratio", "mean of last tenth", "last", "lowest", "highest"), rows))
     if stage.files:
         rows = [(_name(path), f"{path.stat().st_size / 1024:.0f} KiB") for path in stage.files]
-        parts.append("<h3>Files</h3>" + _table(("file", "size"), rows, escaped=True))
+        parts.append("<h3>Files</h3>" + html_table(("file", "size"), rows, escaped=True))
     if stage.settings:
         parts.append(f"<details><summary>Settings</summary><pre>{html.escape(stage.settings)}</pre></details>")
     return "".join(parts)
@@ -124,11 +124,11 @@ def _stage(stage: StageResult) -> str:
 
 def _moving(path: Path) -> str:
     if path.suffix == ".gif":
-        return f"<img class='turntable' alt='turntable' src='{_data(path)}'>"
-    return f"<video class='turntable' controls autoplay loop muted playsinline src='{_data(path)}'></video>"
+        return f"<img class='turntable' alt='turntable' src='{data_uri(path)}'>"
+    return f"<video class='turntable' controls autoplay loop muted playsinline src='{data_uri(path)}'></video>"
 
 
-def _data(path: Path) -> str:
+def data_uri(path: Path) -> str:
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
@@ -142,7 +142,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], escaped: bool = False) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], escaped: bool = False) -> str:
     def line(tag: str, cells: Sequence[str]) -> str:
         return "<tr>" + "".join(f"<{tag}>{c if escaped else html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 

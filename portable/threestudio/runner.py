@@ -71,6 +71,7 @@ def run(
     extension_folders: Iterable[Path],
     cpu: bool = False,
     verbose: bool = False,
+    callbacks: Iterable[Callback] = (),
 ) -> int:
     """Carry out one command line.
 
@@ -81,6 +82,7 @@ def run(
         extension_folders: folders whose sub-folders are extensions.
         cpu: leave accelerators alone.
         verbose: log more, and show the traceback of a user's mistake.
+        callbacks: Lightning callbacks beside those of every run.
 
     Returns:
         0, or 2 after one line on the standard error about what the user can mend.
@@ -98,7 +100,7 @@ def run(
         if cfg.trainer.get("accelerator") == "cpu":
             set_device("cpu")
         _announce(cfg)
-        _carry_out(action, cfg, configs, first_step)
+        _carry_out(action, cfg, configs, [first_step, *callbacks])
     except Exception as error:
         if new_trial and not first_step.done:
             _take_back(cfg)
@@ -110,7 +112,7 @@ def run(
     return 0
 
 
-def _carry_out(action: str, cfg: DictConfig, configs: list[str], first_step: FirstStep) -> None:
+def _carry_out(action: str, cfg: DictConfig, configs: list[str], callbacks: list[Callback]) -> None:
     pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
     if cfg.resume:
         checkpoint = load_checkpoint(cfg.resume, map_location="meta")
@@ -118,7 +120,7 @@ def _carry_out(action: str, cfg: DictConfig, configs: list[str], first_step: Fir
     datamodule = threestudio.find(cfg.data_type)(cfg.data)
     system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=bool(cfg.resume))
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
-    trainer = build_trainer(cfg, configs, training=action == "train", callbacks=[first_step])
+    trainer = build_trainer(cfg, configs, training=action == "train", callbacks=callbacks)
     if action == "train":
         if not {"max_steps", "max_epochs", "max_time"} & set(cfg.trainer):
             raise UserError("trainer.max_steps is missing: random cameras never end")

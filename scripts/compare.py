@@ -1,0 +1,168 @@
+"""Compare methods: every method x prompt x seed is trained, scored as NeRF and as mesh, and put into one table.
+
+    python scripts/compare.py --methods sds vsd uni_instruct_rkl --prompts prompts/compare.txt --seeds 0 1
+    python scripts/compare.py --preset compare-cpu --methods vsd "uni_instruct_rkl:gradient=exact,kappa=1" …
+    python scripts/compare.py … --engine ray            # over the machines of RAY_ADDRESS
+    python scripts/compare.py … --table-only            # the table of what is finished so far
+
+A method is an overlay of configs/methods, with overrides behind a colon (`kappa=1` is system.guidance.kappa=1). What is
+finished is not run again unless its settings or the teacher changed; a killed comparison goes on where it was. A run
+that fails is named with its reason, the rest goes on, and the exit status is 1. Results: comparison.html, .csv, .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
+
+from comparison.cell import BACKBONES, CellRunner, failed, read_result
+from comparison.engines import ENGINES, visible_gpus
+from comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets, read_prompts
+from comparison.table import Results, as_csv, as_json, failures, tables
+from text_to_3d import CONFIG_SETS, ROOT
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns")
+    parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "compare.txt", help="one prompt a line")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
+    parser.add_argument("--baseline", metavar="METHOD", help="column that differences are taken to; vsd if it is there")
+    parser.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
+    parser.add_argument("--preset", choices=presets(), help="settings over all methods, of configs/presets")
+    parser.add_argument("--out", type=Path, default=Path("outputs/compare"))
+    parser.add_argument("--engine", default="local", choices=list(ENGINES))
+    parser.add_argument("--jobs", type=int, help="runs at once; by default one per GPU, or one per core")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
+    parser.add_argument("--clip", default="local-dir:load/clip/shapes", help="open-clip model of the score")
+    parser.add_argument("--clip-pretrained", metavar="TAG|FILE", help="its weights, for an architecture")
+    parser.add_argument("--protocol", default="shapes-8", help="cameras of CLIP and aesthetic score")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints and pictures of finished runs")
+    parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is finished")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every stage of every run")
+    args = parser.parse_intermixed_args(argv)
+    for name in ("jobs", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    for override in args.overrides:
+        if "=" not in override:
+            parser.error(f"{override!r} is not of the form key=value")
+    return args
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    return Plan(
+        out=args.out.expanduser().resolve(), config_set=args.config_set, preset=args.preset,
+        backbones=tuple(args.backbones), overrides=tuple(args.overrides), clip=args.clip,
+        clip_pretrained=args.clip_pretrained, protocol=args.protocol, threads=args.threads, cpu=args.cpu,
+        keep=args.keep,
+    )  # fmt: skip
+
+
+def teacher_digest(plan: Plan) -> str:
+    """Of the teacher's U-Net where it is a local folder, else its name: a new teacher makes every result old."""
+    from omegaconf import OmegaConf
+
+    key = "system.prompt_processor.pretrained_model_name_or_path"
+    config = OmegaConf.load(CONFIGS / plan.stages[0].config.format(set=CONFIG_SETS[plan.config_set]))
+    name = OmegaConf.select(OmegaConf.merge(config, OmegaConf.from_dotlist(list(plan.overrides))), key)
+    weights = sorted(Path(name).glob("unet/*.safetensors")) or sorted((ROOT / name).glob("unet/*.safetensors"))
+    digest = hashlib.sha256(name.encode())
+    for path in weights:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def choose_baseline(columns: list[Column], label: str | None) -> Column:
+    """Raises ValueError where no column is called so."""
+    if label is None:
+        return next((column for column in columns if column.label == "vsd"), columns[0])
+    for column in columns:
+        if column.label == label:
+            return column
+    raise ValueError(f"--baseline {label!r} is none of --methods: {', '.join(c.label for c in columns)}")
+
+
+def run(plan: Plan, matrix: list[Cell], runner: CellRunner, args: argparse.Namespace) -> Results:
+    """Run what is not finished, with progress and time left; returns every result there is."""
+    from tqdm import tqdm
+
+    results = {cell: read_result(plan, cell, runner.teacher) for cell in matrix}
+    todo = [cell for cell in matrix if results[cell] is None or results[cell]["status"] != "done"]
+    if todo and not args.table_only:
+        jobs = args.jobs or (len(visible_gpus()) if not args.cpu else 0) or os.cpu_count() or 1
+        say(f"{len(matrix) - len(todo)} of {len(matrix)} runs are finished; {len(todo)} to go, {jobs} at once")
+        with tqdm(total=len(todo), desc="compare", unit="run", smoothing=0.1) as bar:
+            for cell, result, error in ENGINES[args.engine](runner, todo, jobs):
+                results[cell] = failed(error) if error else result
+                if results[cell]["status"] != "done":
+                    bar.write(f"compare: {cell.name} failed: {results[cell]['reason'].strip().splitlines()[-1]}")
+                bar.set_postfix_str(f"{cell.column.label}, {cell.prompt}, {results[cell]['seconds']:.0f} s")
+                bar.update()
+    return {cell: result for cell, result in results.items() if result is not None}
+
+
+def write(plan: Plan, results: Results, columns: list[Column], baseline: Column) -> str:
+    """Table files and the page; returns the tables as Markdown."""
+    from comparison.page import write_page
+
+    from threestudio.utils.files import atomic_path
+
+    found = tables(results, columns, baseline, plan.backbones)
+    facts = {"clip": plan.clip, "protocol": plan.protocol, "config_set": plan.config_set, "preset": plan.preset,
+             "baseline": baseline.label, "overrides": list(plan.overrides)}  # fmt: skip
+    text = "\n\n".join(table.markdown() for table in found)
+    contents = {
+        "comparison.csv": as_csv(results, plan.backbones),
+        "comparison.json": json.dumps(as_json(results, found, facts), indent=2, allow_nan=False) + "\n",
+        "comparison.md": text + "\n",
+    }
+    for name, content in contents.items():
+        with atomic_path(plan.out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    notes = [
+        f"{len(results)} runs; config set {plan.config_set}, preset {plan.preset or 'none'}; 3D-CLIP by {plan.clip} "
+        f"({plan.protocol}).",
+        "↑ more is better, ↓ less is better. Errors are standard errors over prompt x seed.",
+    ]
+    write_page(plan.out / "comparison.html", "Comparison of methods", notes, found, results, columns, plan.backbones)
+    return text
+
+
+def say(message: str) -> None:
+    print(f"compare: {message}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0; 1 if a run failed; 2 after one line about what the user can mend."""
+    args = parse_arguments(argv)
+    try:
+        plan, columns, prompts = make_plan(args), parse_columns(args.methods), read_prompts(args.prompts)
+        baseline = choose_baseline(columns, args.baseline)
+        runner = CellRunner(plan, teacher_digest(plan), tuple(prompts))
+        results = run(plan, cells(columns, prompts, list(dict.fromkeys(args.seeds))), runner, args)
+    except ValueError as error:
+        say(f"error: {error}")
+        return 2
+    if not results:
+        say("no run is finished yet")
+        return 1
+    print(write(plan, results, columns, baseline))
+    say(f"results: {plan.out / 'comparison.html'}")
+    failed_cells = failures(results)
+    for cell, reason in failed_cells:
+        say(f"failed: {cell.name}: {reason.strip().splitlines()[-1]}")
+    return 1 if failed_cells else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""What there is to run: columns (methods), prompts, seeds; and when two runs are the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from text_to_3d import CONFIG_SETS, ROOT, STAGES, Stage, methods, slug
+
+CONFIGS = ROOT / "configs"
+PRESETS = CONFIGS / "presets"
+
+#: Names of the overlays in tables; others go by what was written.
+TITLES = {
+    "sds": "SDS (DreamFusion)",
+    "vsd": "VSD (ProlificDreamer)",
+    "uni_instruct_fkl": "Uni-Instruct FKL",
+    "uni_instruct_rkl": "Uni-Instruct RKL",
+    "uni_instruct_jkl": "Uni-Instruct JKL",
+}
+
+#: Blocks of a configuration; an override whose key begins with none of them belongs to system.guidance.
+BLOCKS = ("data", "system", "trainer", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A method of the table: an overlay of configs/methods and overrides on top of it.
+
+    label: as written on the command line. overrides: ``key=value`` with full keys.
+    """
+
+    label: str
+    method: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For tables."""
+        return self.label.replace(self.method, TITLES.get(self.method, self.method), 1).replace(":", ", ").rstrip(", ")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the matrix."""
+
+    column: Column
+    prompt: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.column.label} · {self.prompt} · seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Relative to the comparison's folder."""
+        return Path("cells") / folder_name(self.prompt) / f"seed{self.seed}" / folder_name(self.column.label)
+
+
+def folder_name(text: str) -> str:
+    """Readable, and different for texts that differ in nothing but signs (kappa=1 and kappa=-1)."""
+    return f"{slug(text, limit=40)}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all cells share.
+
+    Args:
+        out: the comparison's folder.
+        config_set: key of text_to_3d.CONFIG_SETS. preset: folder of configs/presets, laid over it and the methods.
+        backbones: of "nerf", "mesh".
+        overrides: ``key=value`` for every stage of every cell.
+        clip, clip_pretrained: model of the 3D-CLIP score, see scoring.ClipScorer. aesthetic: weights file or None.
+        protocol: camera protocol of CLIP and aesthetic score.
+        threads: per cell. cpu: leave accelerators alone. keep: keep checkpoints and logs of finished cells.
+    """
+
+    out: Path
+    config_set: str = "shapes"
+    preset: str | None = None
+    backbones: tuple[str, ...] = ("nerf", "mesh")
+    overrides: tuple[str, ...] = ()
+    clip: str = "local-dir:load/clip/shapes"
+    clip_pretrained: str | None = None
+    aesthetic: str | None = None
+    protocol: str = "shapes-8"
+    threads: int = 1
+    cpu: bool = False
+    keep: bool = False
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Stages of text_to_3d that the backbones need."""
+        return STAGES if "mesh" in self.backbones else [stage for stage in STAGES if stage.name == "nerf"]
+
+    def configs(self, stage: Stage, column: Column) -> list[Path]:
+        """YAML files of a stage, later ones over earlier ones: stage, method, preset.
+
+        The preset goes last: what it says holds for every method, so that no column trains longer than another.
+        Geometry is refined with SDS whatever the method, as in the paper.
+        """
+        files = [CONFIGS / stage.config.format(set=CONFIG_SETS[self.config_set])]
+        if stage.name != "geometry":
+            files.append(CONFIGS / "methods" / f"{column.method}.yaml")
+        if self.preset and (PRESETS / self.preset / f"{stage.name}.yaml").is_file():
+            files.append(PRESETS / self.preset / f"{stage.name}.yaml")
+        return files
+
+    def stage_overrides(self, stage: Stage, column: Column) -> list[str]:
+        """``key=value`` on top of the files."""
+        return [*self.overrides, *(column.overrides if stage.name != "geometry" else ())]
+
+    def key(self, cell: Cell, teacher: str) -> str:
+        """Digest of everything that decides a cell's result: settings as they stand in the files, teacher's weights."""
+        settings = {
+            stage.name: [
+                [OmegaConf.to_container(OmegaConf.load(path)) for path in self.configs(stage, cell.column)],
+                self.stage_overrides(stage, cell.column),
+            ]
+            for stage in self.stages
+        }
+        scoring = [self.clip, self.clip_pretrained, self.aesthetic, self.protocol]
+        identity = [settings, scoring, teacher, asdict(cell)]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def cells(columns: list[Column], prompts: list[str], seeds: list[int]) -> list[Cell]:
+    """The matrix in the order in which partial results are comparable: every column of a prompt and seed, then the
+    next prompt, then the next seed."""
+    return [Cell(column, prompt, seed) for seed in seeds for prompt in prompts for column in columns]
+
+
+def parse_column(text: str) -> Column:
+    """``overlay`` or ``overlay:key=value,key=value``; ``gradient=exact`` is short for system.guidance.gradient.
+
+    Raises:
+        ValueError: no such overlay, or an override that is none.
+    """
+    method, _, rest = text.partition(":")
+    if method not in methods():
+        raise ValueError(f"--methods {method!r} is no overlay of configs/methods; choices: {', '.join(methods())}")
+    overrides = []
+    for item in re.split(r",(?![^\[{]*[\]}])", rest) if rest else ():
+        key, equals, value = item.strip().partition("=")
+        if not (key and equals):
+            raise ValueError(f"--methods {text!r}: {item!r} is not of the form key=value")
+        full = key if key.partition(".")[0] in BLOCKS else f"system.guidance.{key}"
+        overrides.append(f"{full}={value}")
+    return Column(text, method, tuple(overrides))
+
+
+def parse_columns(texts: list[str]) -> list[Column]:
+    """See `parse_column`. Raises ValueError for a column given twice."""
+    columns = [parse_column(text) for text in texts]
+    _refuse_twice("--methods", [column.label for column in columns])
+    return columns
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; blank lines and lines that begin with # are passed over.
+
+    Raises:
+        ValueError: no such file, no prompts in it, or one twice.
+    """
+    if not path.is_file():
+        raise ValueError(f"--prompts {path}: no such file")
+    lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise ValueError(f"--prompts {path}: no prompts in it")
+    _refuse_twice(f"--prompts {path}", prompts)
+    return prompts
+
+
+def _refuse_twice(option: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{option}: {', '.join(map(repr, twice))} given twice")
+
+
+def presets() -> list[str]:
+    """Names of --preset."""
+    return sorted(path.name for path in PRESETS.iterdir() if path.is_dir())

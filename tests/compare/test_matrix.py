@@ -1,0 +1,97 @@
+"""What there is to run, and when two runs are the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from comparison import matrix
+from comparison.matrix import Cell, Plan, cells, parse_column, parse_columns, presets, read_prompts
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[2]
+PLAN = Plan(out=Path("out"), preset="compare-cpu")
+
+
+def test_overrides_behind_a_colon():
+    column = parse_column("uni_instruct_rkl:gradient=exact,kappa=1,trainer.max_steps=7,fake_score.targets=[a,b]")
+    assert column.method == "uni_instruct_rkl"
+    assert column.overrides == (
+        "system.guidance.gradient=exact", "system.guidance.kappa=1", "trainer.max_steps=7",
+        "system.guidance.fake_score.targets=[a,b]",
+    )  # fmt: skip
+    assert parse_column("vsd").title == "VSD (ProlificDreamer)"
+    assert parse_column("uni_instruct_rkl:kappa=1").title == "Uni-Instruct RKL, kappa=1"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["dream"], "'dream' is no overlay of configs/methods; choices: di_pp"),
+        (["vsd:kappa"], "'kappa' is not of the form key=value"),
+        (["vsd", "sds", "vsd"], "--methods: 'vsd' given twice"),
+    ],
+)
+def test_wrong_columns_are_named(labels, message):
+    with pytest.raises(ValueError, match=message):
+        parse_columns(labels)
+
+
+def test_prompt_files(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n# comment\n a  red mug \n\nA thorny rose.\n")
+    assert read_prompts(path) == ["a red mug", "A thorny rose."]
+    path.write_text("\n  \n# nothing\n")
+    with pytest.raises(ValueError, match="no prompts in it"):
+        read_prompts(path)
+    path.write_text("a mug\na mug\n")
+    with pytest.raises(ValueError, match="'a mug' given twice"):
+        read_prompts(path)
+    with pytest.raises(ValueError, match="no such file"):
+        read_prompts(tmp_path / "none.txt")
+
+
+def test_all_methods_of_a_prompt_and_seed_come_together():
+    columns = parse_columns(["sds", "vsd"])
+    order = [(c.seed, c.prompt, c.column.label) for c in cells(columns, ["a", "b"], [1, 0])]
+    assert order[:3] == [(1, "a", "sds"), (1, "a", "vsd"), (1, "b", "sds")] and order[4][0] == 0 and len(order) == 8
+
+
+def test_folders_are_different():
+    columns = parse_columns(["vsd", "vsd:kappa=1", "vsd:kappa=-1"])
+    assert len({cell.folder for cell in cells(columns, ["a mug", "A mug.."], [0, 1])}) == 12
+
+
+def test_key_follows_what_decides_a_result(tmp_path, monkeypatch):
+    """Another seed, prompt, override, preset, score or teacher is another run; another comment in a file is not."""
+    cell = Cell(parse_column("vsd"), "a mug", 0)
+    key = PLAN.key(cell, "teacher")
+    assert key == replace(PLAN, out=Path("elsewhere"), threads=4, keep=True).key(cell, "teacher")
+    others = [
+        PLAN.key(replace(cell, seed=1), "teacher"), PLAN.key(replace(cell, prompt="a cat"), "teacher"),
+        PLAN.key(replace(cell, column=parse_column("vsd:guidance_scale=9")), "teacher"), PLAN.key(cell, "other"),
+        *(replace(PLAN, **change).key(cell, "teacher") for change in (
+            {"preset": None}, {"overrides": ("trainer.max_steps=1",)}, {"backbones": ("nerf",)}, {"clip": "ViT-B-32"},
+        )),
+    ]  # fmt: skip
+    assert len({key, *others}) == 1 + len(others)
+    folder = tmp_path / "compare-cpu"
+    folder.mkdir()
+    for path in (ROOT / "configs" / "presets" / "compare-cpu").iterdir():
+        (folder / path.name).write_text("# another comment\n" + path.read_text())
+    monkeypatch.setattr(matrix, "PRESETS", tmp_path)
+    assert PLAN.key(cell, "teacher") == key
+    (folder / "nerf.yaml").write_text("trainer: {max_steps: 3}\n")
+    assert PLAN.key(cell, "teacher") != key
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_presets_hold_for_every_method(preset):
+    """A preset says nothing that a method stands for, and trains all columns equally long."""
+    for stage in PLAN.stages:
+        path = ROOT / "configs" / "presets" / preset / f"{stage.name}.yaml"
+        content = OmegaConf.load(path)
+        assert content.trainer.max_steps > 0
+        guidance = content.get("system", {}).get("guidance", {})
+        assert not {"method", "divergence", "gradient", "kappa", "guidance_scale", "auxiliary"} & set(guidance)
