@@ -1,4 +1,4 @@
-"""Noise is a function of (seed, step, purpose, global index): the split into processes and micro-batches is invisible."""
+"""Noise is a function of (seed, step, purpose, global index), however the batch is split."""
 
 from __future__ import annotations
 

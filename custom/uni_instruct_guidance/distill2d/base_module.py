@@ -153,6 +153,9 @@ class StepModule(pl.LightningModule):
         return image_loader(data, sampler, self.cfg.data.workers)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # A step is all that a run is a function of. Lightning's own counts of batches and epochs would end a longer
+        # run where the shorter one ended.
+        checkpoint.pop("loops", None)
         checkpoint["config"] = dataclasses.asdict(self.cfg)
         checkpoint["progress"] = {
             "done_steps": self.done_steps, "skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row,

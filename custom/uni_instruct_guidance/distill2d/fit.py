@@ -85,6 +85,10 @@ def fit(module: StepModule, outputs: Outputs, quiet: bool = False, callbacks: tu
     cfg = module.cfg
     out = None if cfg.out is None else Path(cfg.out)
     resume = check_resume(cfg, out)
+    if resume is not None and (finished := read_checkpoint(resume))["progress"]["done_steps"] == cfg.steps:
+        module.load_state_dict(finished["state_dict"])
+        module.on_load_checkpoint(finished)
+        return Result(module.ema.eval(), module, 0.0, 0.0, dict(module.skipped))
     log = Log(out, cfg.log_every, bar=not quiet)
     own: list[Callback] = [log]
     if out is not None:
@@ -183,7 +187,11 @@ def check_resume(cfg: RunConfig, out: Path | None) -> Path | None:
     last = out / "last.ckpt"
     if not cfg.resume or not last.is_file():
         return None
-    before, now = (flat(config) for config in (read_checkpoint(last)["config"], dataclasses.asdict(cfg)))
+    checkpoint = read_checkpoint(last)
+    done = checkpoint["progress"]["done_steps"]
+    if done > cfg.steps:
+        raise UserError(f"out={str(out)!r} holds a run of {done} steps, steps={cfg.steps} is less; choose another out")
+    before, now = (flat(config) for config in (checkpoint["config"], dataclasses.asdict(cfg)))
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and not _free(key)]
     if changed:
         key = changed[0]

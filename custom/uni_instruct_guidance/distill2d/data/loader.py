@@ -33,8 +33,8 @@ class StepSampler(Sampler):
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
-        """Steps of the whole run, also of a resumed one: that is what the trainer counts."""
-        return self.steps
+        """Steps that are left."""
+        return self.steps - self.start
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
