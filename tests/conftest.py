@@ -36,3 +36,11 @@ def tiny_teacher_v(tmp_path_factory) -> Path:
     from tiny_teacher import make_tiny_teacher
 
     return make_tiny_teacher(tmp_path_factory.mktemp("teacher") / "tiny-v", prediction_type="v_prediction")
+
+
+@pytest.fixture
+def predictor_file(tmp_path):
+    """Maker of an aesthetic predictor's file: `predictor_file("linearMSE")`."""
+    from aesthetic_weights import save_predictor
+
+    return lambda variant: save_predictor(tmp_path, variant)

@@ -79,7 +79,7 @@ def test_methods_that_need_other_data_say_so(method, needs, build):
 
 @pytest.mark.parametrize("method", NEEDS_REWARD)
 def test_methods_that_need_a_reward_say_so(method, build):
-    with pytest.raises(ValueError, match=r"needs a reward; set system.guidance.reward_type"):
+    with pytest.raises(ValueError, match=r"needs a reward; set system.guidance.reward \(clip \| aesthetic"):
         build(method=method)
 
 
@@ -198,6 +198,19 @@ def test_schedules_follow_the_step(build):
     assert seen[20] == ("uni_instruct", "rkl", 9.0)
     assert seen[60] == ("uni_instruct", "fkl", 7.0)
     assert seen[200] == ("uni_instruct", "fkl", 5.0)
+
+
+def test_warmup_leaves_the_methods_gradient_size_alone(build):
+    """The running mean of the method begins with its own first step: that one has exactly the target's size, whatever
+    the guidance scale of the warm-up made of the gradients before."""
+    warmup, size = {"steps": 3, "guidance_scale": 100.0}, {"scale": "running"}
+    guidance = build(divergence="rkl", guidance_scale=7.5, warmup=warmup, gradient_size=size)
+    sizes = []
+    for step in range(5):
+        guidance.update_step(0, step)
+        sizes.append(float(run(guidance, batch=1, seed=step)[1]["grad_norm"]) / (4 * 8 * 8) ** 0.5)
+    assert sizes[0] == pytest.approx(1.0, rel=1e-4) and sizes[3] == pytest.approx(1.0, rel=1e-4)
+    assert sizes[4] != pytest.approx(1.0, rel=1e-4)
 
 
 def test_bank_is_kept_refreshed_and_reproduced(build, tmp_path):

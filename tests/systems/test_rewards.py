@@ -1,4 +1,4 @@
-"""The CLIP reward: the library's own numbers, a gradient that raises it, and no weights in checkpoints."""
+"""Rewards are the scorers: the library's own numbers, a gradient that raises them, and no weights in checkpoints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import threestudio
 import uni_instruct_guidance.guidance
 import uni_instruct_guidance.systems  # noqa: F401
 from shapes_world import make_instance, render
+from uni_instruct_guidance.scoring.rewards import build_reward
 
 PROMPTS = SimpleNamespace(prompt="a red mug", prompts_vd=["a red mug, side view", "a red mug, front view"])
 
@@ -72,7 +73,7 @@ def test_methods_with_a_reward_use_it(method, folder, tiny_teacher, tmp_path):
                 "method": method,
                 "guidance_scale": 7.5,
                 "auxiliary": {"reward": weight},
-                "reward_type": "uni-instruct-clip-reward",
+                "reward_type": "clip",
                 "reward": {"model": f"local-dir:{folder}"},
             }
         )
@@ -89,6 +90,84 @@ def test_methods_with_a_reward_use_it(method, folder, tiny_teacher, tmp_path):
 def test_missing_model_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"system.guidance.reward: model='local-dir:.*nothing'.*cannot be loaded"):
         make(tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory):
+    """A tiny CLIP with embeddings as wide as ViT-L/14's."""
+    folder = tmp_path_factory.mktemp("wide")
+    tiny = dataclasses.replace(ClipConfig(), embed_dim=768, vision_width=8, text_width=16, text_layers=1)
+    save_clip(build_clip(folder, tiny, ["a red mug"], 32), folder)
+    return folder
+
+
+def test_aesthetic_reward_is_the_scorer_and_has_a_gradient(wide_folder, predictor_file):
+    options = {"predictor": str(predictor_file("linearMSE")), "model": f"local-dir:{wide_folder}", "pretrained": None}
+    reward = build_reward("aesthetic", options)
+    image = torch.rand(2, 3, 32, 32, requires_grad=True)
+    value = reward(image, PROMPTS)
+    expected = reward.scorer.of_embeddings(reward.scorer.clip.embed(image.detach().permute(0, 2, 3, 1)))
+    torch.testing.assert_close(value, expected)
+    (gradient,) = torch.autograd.grad(value.sum(), image)
+    # along the gradient the slope is its norm; 0.3 over 6,144 numbers is a small step, and large beside float32's noise
+    step = 0.3 * gradient / gradient.norm()
+    with torch.no_grad():
+        rise = (reward(image + step, PROMPTS) - reward(image - step, PROMPTS)).sum() / 0.6
+    assert rise.item() == pytest.approx(gradient.norm().item(), rel=0.05)
+    assert not reward.state_dict()
+
+
+FUNCTION = """
+def redness(images, prompts):
+    assert images.shape[-1] == 3 and len(prompts) == len(images) and prompts[0].startswith("a red mug")
+    return images[..., 0].mean((1, 2))
+
+def constant(images, prompts):
+    return images.new_zeros(len(images))
+
+def scalar(images, prompts):
+    return images.mean()
+
+number = 3
+"""
+
+
+def test_a_function_of_a_file_is_a_reward(tmp_path):
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    image = torch.rand(2, 3, 4, 4, requires_grad=True)
+    reward = build_reward("", f"{tmp_path}/mine.py:redness")
+    torch.testing.assert_close(reward(image, PROMPTS), image[:, 0].mean((1, 2)))
+    viewed = build_reward(f"{tmp_path}/mine.py:redness", {"view_dependent": True})
+    torch.testing.assert_close(viewed(image, PROMPTS, torch.tensor([1, 0])), image[:, 0].mean((1, 2)))
+    with pytest.raises(ValueError, match="mine.py:constant' is not differentiable in the pictures"):
+        build_reward("", f"{tmp_path}/mine.py:constant")(image, PROMPTS)
+    with pytest.raises(ValueError, match=r"mine.py:scalar' returned \[\], expected a tensor \[2\]"):
+        build_reward("", f"{tmp_path}/mine.py:scalar")(image, PROMPTS)
+    with pytest.raises(ValueError, match="mine.py has no function 'number'"):
+        build_reward("", f"{tmp_path}/mine.py:number")
+
+
+@pytest.mark.parametrize(
+    ("reward_type", "reward", "message"),
+    [
+        ("clip", "aesthetic", "both name a reward"),
+        ("", {"model": "x"}, "has options .model. but system.guidance.reward_type is empty"),
+        ("beauty", None, "'beauty' is not known; choose one of clip, aesthetic"),
+        ("", "no/such/file.py:f", "cannot be imported: FileNotFoundError: no file no/such/file.py"),
+        ("", "no_such_package.module:f", "cannot be imported: ModuleNotFoundError"),
+        ("aesthetic", {}, "predictor is empty"),
+        ("clip", {"model": "ViT-B-32"}, "pretrained=None of model='ViT-B-32' is no weights file and no tag"),
+    ],
+)
+def test_mistakes_are_one_clear_line(reward_type, reward, message):
+    with pytest.raises(ValueError, match=message):
+        build_reward(reward_type, reward)
+
+
+def test_no_reward_is_none_and_short_names_are_the_registered_ones(folder):
+    assert build_reward("", None) is None and build_reward("", {}) is None
+    short = build_reward("clip", {"model": f"local-dir:{folder}"})
+    assert isinstance(short, threestudio.find("uni-instruct-clip-reward"))
 
 
 def test_the_shipped_clip_prefers_the_right_prompt():

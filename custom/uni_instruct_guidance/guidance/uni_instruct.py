@@ -19,6 +19,7 @@ from threestudio.utils.misc import C
 from ..core import GradientScale, Method, TimeSampler, classifier_free, get_method, objective, per_sample
 from ..core.fake_score import denoising_loss
 from ..core.ratio import RatioWarmup, discriminator_loss, generator_loss
+from ..scoring.rewards import REWARDS, build_reward
 from .bank import SampleBank
 from .camera import CAMERA_ENCODINGS
 from .config import BLOCKS, GuidanceFields, build_method
@@ -57,6 +58,9 @@ class UniInstructGuidance(BaseModule):
         self.ratio_warmup = RatioWarmup(self.blocks.discriminator.warmup_steps, self.blocks.discriminator.warmup_ramp)
         size = self.blocks.gradient_size
         self.gradient_scale = GradientScale(size.scale, size.target, max_ratio=size.max_ratio or None)
+        # Its own: the size of the warm-up's gradient says nothing about the method's, and a mean over a hundred steps
+        # would carry it far into the run.
+        self.warmup_scale = GradientScale(size.scale, size.target, max_ratio=size.max_ratio or None)
         self.teacher = Teacher.load(
             self.cfg.pretrained_model_name_or_path,
             self.device,
@@ -70,11 +74,11 @@ class UniInstructGuidance(BaseModule):
             self.method.needs_discriminator,
             self.blocks.discriminator,
         )
-        self.reward = threestudio.find(self.cfg.reward_type)(self.cfg.reward) if self.cfg.reward_type else None
+        self.reward = build_reward(self.cfg.reward_type, self.cfg.reward)
         if self.reward is None and any(row.auxiliary.get("reward") for row in self._rows()):
             raise ValueError(
-                f"system.guidance.method={self.cfg.method!r} needs a reward; set system.guidance.reward_type "
-                f"(uni-instruct-clip-reward) or system.guidance.auxiliary.reward=0"
+                f"system.guidance.method={self.cfg.method!r} needs a reward; set system.guidance.reward "
+                f"({' | '.join(REWARDS)} | FILE.py:FUNCTION) or system.guidance.auxiliary.reward=0"
             )
         self.bank: SampleBank | None = None
         # Set by the system when fake_score.updates_per_step > 1: takes one optimiser step on a loss.
@@ -265,7 +269,7 @@ class UniInstructGuidance(BaseModule):
         log["objective_value"] = out.value.mean()
         if answer.logit is not None:
             log["logit_mean"] = answer.logit.detach().mean()
-        grad = self.gradient_scale(grad)
+        grad = (self.warmup_scale if self.in_warmup else self.gradient_scale)(grad)
         return (grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)), log
 
     # --- pictures -----------------------------------------------------------------------------------------------

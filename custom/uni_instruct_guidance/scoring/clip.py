@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 # The small CLIP of the built-in world: what scores when no other weights are given.
@@ -18,6 +20,8 @@ SCHEMAS = ("local-dir:", "hf-hub:")
 # CLIPScore (Hessel et al. 2021): w·max(cos, 0) with w = 2.5. Tools that leave w out differ by that factor.
 CLIPSCORE_WEIGHT = 2.5
 BATCH = 32
+# What weights that are missing, cut short or no weights at all raise, by reader and by where they break off.
+READ_ERRORS = (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
 
 
 class ClipScorer:
@@ -41,16 +45,21 @@ class ClipScorer:
         _check_choice(open_clip, model, pretrained)
         found = _existing_folder(model)
         try:
-            network, _, preprocess = open_clip.create_model_and_transforms(found, pretrained=pretrained)
+            # A tag says which activation its weights were trained with; open-clip itself only warns of another one.
+            quick = bool(open_clip.get_pretrained_cfg(model, pretrained or "").get("quick_gelu"))
+            network = open_clip.create_model(
+                found, pretrained=pretrained, force_quick_gelu=quick, require_pretrained=True
+            )
+            settings = open_clip.transform.PreprocessCfg(**network.visual.preprocess_cfg)
+            self.preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
             self._tokenizer = open_clip.get_tokenizer(found)
-        except Exception as error:  # what open-clip, its hub client and the weights' readers raise has no common type
+        except READ_ERRORS as error:
             raise ValueError(
                 f"model={model!r}, pretrained={pretrained!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
             ) from error
         self.model = network.to(self.device).eval().requires_grad_(False)
-        self.preprocess = preprocess
         # open-clip's own steps that work on tensors too; what is left out turns a file's picture into a tensor
-        self._tensor_steps = [step for step in preprocess.transforms if isinstance(step, nn.Module)]
+        self._tensor_steps = [step for step in self.preprocess.transforms if isinstance(step, nn.Module)]
         size = network.visual.image_size
         self.size: int = size if isinstance(size, int) else size[0]
         self._texts: dict[str, Tensor] = {}

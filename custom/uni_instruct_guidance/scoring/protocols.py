@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.errors import choose
@@ -143,14 +143,18 @@ def icosphere(level: int) -> Float[Tensor, "n 3"]:
     corners = [(-1, golden, 0), (1, golden, 0), (-1, -golden, 0), (1, -golden, 0)]
     corners = [tuple(c[(axis + shift) % 3] for axis in range(3)) for shift in (0, 1, 2) for c in corners]
     vertices = F.normalize(torch.tensor(corners, dtype=torch.float64), dim=-1)
-    edge = torch.cdist(vertices, vertices)
     for _ in range(level):
-        # Neighbours are at the shortest distances; those of a split icosahedron differ by less than a third.
-        shortest = edge[edge > 1e-9].min()
-        first, second = ((edge > 1e-9) & (edge < 1.35 * shortest)).triu().nonzero().unbind(1)
+        first, second = neighbours(vertices).triu().nonzero().unbind(1)
         vertices = torch.cat([vertices, F.normalize(vertices[first] + vertices[second], dim=-1)])
-        edge = torch.cdist(vertices, vertices)
     return vertices.float()
+
+
+def neighbours(vertices: Float[Tensor, "n 3"]) -> Bool[Tensor, "n n"]:
+    """Which vertices of an icosphere share an edge."""
+    distance = torch.cdist(vertices.double(), vertices.double())
+    apart = ~torch.eye(len(vertices), dtype=torch.bool)
+    # The edges of a split icosahedron differ by less than a third, and all other distances are longer.
+    return apart & (distance < 1.35 * distance[apart].min())
 
 
 def _t3bench() -> Protocol:

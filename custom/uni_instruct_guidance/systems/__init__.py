@@ -1,5 +1,5 @@
-"""The registered three-stage system, its regularisers, rewards and background."""
+"""The registered three-stage system, its regularisers and background."""
 
-from . import backgrounds, rewards, uni_instruct
+from . import backgrounds, uni_instruct
 
-__all__ = ["backgrounds", "rewards", "uni_instruct"]
+__all__ = ["backgrounds", "uni_instruct"]

@@ -93,7 +93,8 @@ def to_trimesh(
         if vertex_color:
             linear = _linear(_array(mesh.v_rgb))
             alpha = np.ones_like(linear[:, :1])
-            result.visual.vertex_colors = to_uint8(np.concatenate([linear, alpha], axis=1))
+            # Rounded: of linear light one of the 256 levels is a large step for dark colours.
+            result.visual.vertex_colors = np.rint(255 * np.concatenate([linear, alpha], axis=1)).astype(np.uint8)
         else:
             result.visual = trimesh.visual.TextureVisuals(material=trimesh.visual.material.PBRMaterial(**material))
         return result
