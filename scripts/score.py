@@ -83,12 +83,12 @@ def main(argv: list[str] | None = None) -> int:
     for note in notes:
         print(f"[{scorers.clip.label}] {note}")
     scored: list[tuple[Views, Summary]] = []
-    for path in tqdm(args.paths, desc="score", unit="object", disable=len(args.paths) < 2):
+    for path in tqdm(args.paths, desc="objects", unit="object", disable=len(args.paths) < 2):
         try:
             views = load_views(path, protocol, light, args.up, progress=True)
             scored.append((views, summarise(views, args.prompt, scorers)))
         except ValueError as error:
-            print(f"score: {' '.join(str(error).split())}", file=sys.stderr)
+            tqdm.write(f"score: {' '.join(str(error).split())}", file=sys.stderr)  # on a line of its own beside the bar
     if scored:
         write(args, scorers, protocol, scored)
     return 0 if len(scored) == len(args.paths) else 2

@@ -45,7 +45,6 @@ def run(args, tmp_path, capsys):
     status = score.main([*map(str, args), *SMALL, "--out", str(tmp_path / "out")])
     captured = capsys.readouterr()
     errors = [line for line in captured.err.replace("\r", "\n").splitlines() if line.startswith("score: ")]
-    errors = [line for line in errors if "object/s]" not in line]  # the progress bar
     return status, captured.out.splitlines(), errors
 
 

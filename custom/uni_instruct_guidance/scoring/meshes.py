@@ -6,8 +6,6 @@ Colours are sRGB albedo. Transparency, metalness and normal maps are left alone:
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
+
+from .mesh_files import check_files
 
 # Which axis points up in files of each format: glTF says y; this project's .obj keep the world's z.
 UP_AXES = {".glb": "y", ".gltf": "y", ".obj": "z", ".ply": "z"}
 # File axes that become the world's x, y, z: with y up the front faces z there and x here.
 TO_WORLD = {"y": [2, 0, 1], "z": [0, 1, 2]}
 GLTF = (".glb", ".gltf")
-# Geometry that trimesh cannot decode alone; it would come out as zeros.
-COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression")
 # A file without any colour is shown in this grey.
 COLOURLESS = 0.7
 
@@ -85,7 +82,7 @@ def load_mesh(path: str | Path, up: str | None = None) -> Surface:
         raise ValueError(f"{path}: no such file")
     if up not in (None, *TO_WORLD):
         raise ValueError(f"up={up!r} is not known; choose one of {', '.join(TO_WORLD)}")
-    n_textured = _CHECKS.get(suffix, _no_check)(path)
+    n_textured = check_files(path)
     try:
         scene = trimesh.load_scene(path, process=False)
     except Exception as error:  # trimesh's readers raise whatever the broken place of the file leads to
@@ -205,77 +202,3 @@ def _checked(surface: Surface, name: str) -> Surface:
     if (used.max(0).values - used.min(0).values).max() <= 0:
         raise ValueError(f"{name}: the mesh is empty: all vertices lie in one point")
     return surface
-
-
-# --- files that refer to others -------------------------------------------------------------------------------------
-
-
-def _no_check(path: Path) -> int:
-    return 0
-
-
-def _check_obj(path: Path) -> int:
-    """Every material file and colour map that an .obj refers to is there and is a picture; the parts are not counted
-    (0), since trimesh joins them by material."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if not line.startswith("mtllib "):
-            continue
-        library = path.parent / line.removeprefix("mtllib ").strip()
-        if not library.is_file():
-            raise ValueError(f"{path}: its material file {library.name} is missing")
-        for entry in library.read_text(encoding="utf-8", errors="replace").splitlines():
-            keyword, _, name = entry.strip().partition(" ")
-            if keyword.lower() == "map_kd":
-                _check_picture(path, library.parent / name.strip())
-    return 0
-
-
-def _check_picture(mesh: Path, picture: Path) -> None:
-    if not picture.is_file():
-        raise ValueError(f"{mesh}: its texture {picture.name} is missing")
-    try:
-        with Image.open(picture) as image:
-            image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{mesh}: its texture {picture.name} cannot be read: {error}") from error
-
-
-def _check_gltf(path: Path) -> int:
-    """Refuse truncated and compressed files and missing pictures; returns how many placed parts have a texture."""
-    header = _gltf_header(path)
-    needs = [name for name in header.get("extensionsRequired", []) if name in COMPRESSED]
-    if needs:
-        raise ValueError(f"{path}: its geometry is compressed ({', '.join(needs)}); save it without compression first")
-    for picture in header.get("images", []):
-        uri = picture.get("uri", "data:")
-        if not uri.startswith("data:"):
-            _check_picture(path, path.parent / uri)
-    materials = header.get("materials", [])
-    textured = [
-        sum(
-            "baseColorTexture" in materials[part["material"]].get("pbrMetallicRoughness", {})
-            for part in mesh.get("primitives", [])
-            if "material" in part and "TEXCOORD_0" in part.get("attributes", {})
-        )
-        for mesh in header.get("meshes", [])
-    ]
-    return sum(textured[node["mesh"]] for node in header.get("nodes", []) if "mesh" in node)
-
-
-def _gltf_header(path: Path) -> dict:
-    """The JSON of a glTF file, of a .glb its first chunk."""
-    content = path.read_bytes()
-    try:
-        if path.suffix.lower() == ".gltf":
-            return json.loads(content)
-        magic, _, total, size = struct.unpack_from("<4sIII", content)
-        if magic != b"glTF":
-            raise ValueError("no glTF file")
-        if total != len(content):
-            raise ValueError(f"{len(content)} bytes, its header promises {total}: truncated")
-        return json.loads(content[20 : 20 + size])
-    except (ValueError, struct.error) as error:
-        raise ValueError(f"{path}: cannot be read as glTF: {error}") from error
-
-
-_CHECKS = {".obj": _check_obj, ".glb": _check_gltf, ".gltf": _check_gltf}
