@@ -186,6 +186,15 @@ def test_half_precision_follows_full_precision(precision):
     assert half.norm() > 0.5 * full.norm()
 
 
+def test_half_precision_overflow_skips_and_lowers_the_scale():
+    """A loss scaled to 10⁸ overflows fp16's range of 6·10⁴ on the way back; nothing moves but the scaler."""
+    result = run("method=sid", "precision=fp16", "loss_scale.student=1e8", "steps=2")
+    assert result.skipped == {"student": 2}
+    torch.testing.assert_close(weights(result.module.student), weights(tiny_network()), rtol=0, atol=0)
+    assert weights(result.module.fake).isfinite().all()
+    assert result.module.trainer.precision_plugin.scaler.get_scale() == 2.0**16 / 4
+
+
 def test_gradient_clipping_is_a_limit():
     module = prepared("method=sid", "clip_grad=0.5")
     optimizer = torch.optim.SGD(module.student.parameters(), lr=1.0)

@@ -20,10 +20,10 @@ def tiny_network(seed: int = 0, classes: int = 3, resolution: int = 4):
     return network.eval()
 
 
-def tiny_data(classes: int = 3, count: int = 24, resolution: int = 4) -> ArrayData:
+def tiny_data(classes: int = 3, count: int = 24, resolution: int = 4, channels: int = 1) -> ArrayData:
     """Random images with labels in turn."""
     torch.manual_seed(1)
-    images = torch.rand(count, 1, resolution, resolution) * 2 - 1
+    images = torch.rand(count, channels, resolution, resolution) * 2 - 1
     return ArrayData("toy", images, torch.arange(count) % classes if classes else None)
 
 

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -118,21 +119,25 @@ def fit(module: StepModule, outputs: Outputs, quiet: bool = False, callbacks: tu
 def build_trainer(cfg: RunConfig, out: Path | None, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's trainer; keys of `cfg.trainer` are its own arguments."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    choices = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
+    on_cpu = cfg.trainer.get("accelerator", "auto") == "cpu" or not torch.accelerator.is_available()
+    own: dict[str, Any] = {
+        "max_epochs": 1, "log_every_n_steps": 1, "enable_checkpointing": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0,
+        "callbacks": callbacks, "plugins": [AtomicCheckpointIO()], "precision": PRECISIONS[cfg.precision],
+        "logger": False if out is None else TensorBoardLogger(out, name="", version="tensorboard"),
+    }  # fmt: skip
+    if cfg.precision == "fp16" and on_cpu:  # by its name alone Lightning would take bf16 instead
+        own["precision"] = None
+        own["plugins"] += [MixedPrecision("16-mixed", "cpu")]
+    choices = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *own)]
     unknown = [name for name in cfg.trainer if name not in choices]
     if unknown:
         raise UserError(f"trainer has no key {unknown[0]!r}; its keys: {', '.join(choices)}")
-    loggers = False if out is None else TensorBoardLogger(out, name="", version="tensorboard")
     arguments: dict[str, Any] = {"devices": local_devices(cfg), "num_nodes": nodes(), **cfg.trainer}
     if arguments.get("strategy", "auto") in ("auto", "ddp"):
         arguments["strategy"] = strategy_for(arguments)
     try:
-        return pl.Trainer(
-            max_epochs=1, log_every_n_steps=1, precision=PRECISIONS[cfg.precision], logger=loggers, callbacks=callbacks,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            use_distributed_sampler=False, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()],
-            **arguments,
-        )  # fmt: skip
+        return pl.Trainer(**own, **arguments)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
