@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 import pytorch_lightning as pl
@@ -22,15 +23,16 @@ from .randomness import Share, StepRandom
 MAX_SKIPPED_IN_A_ROW = 100
 
 
-class StepModule(pl.LightningModule):
+class StepModule(pl.LightningModule, ABC):
     """One training step is one batch of the loader; every random number of it is a function of (seed, step).
 
-    Subclasses define `shipped` (the network whose average is kept), `configure_optimizers` and `_train_step`.
-
     Attributes:
+        title: of the progress bar.
         done_steps: finished training steps.
         skipped: name of an optimiser ↦ its updates that were skipped for a gradient that was not finite.
     """
+
+    title = "training"
 
     def __init__(self, cfg: RunConfig, data: ImageData | None, shipped: EDMPrecond):
         super().__init__()
@@ -41,17 +43,21 @@ class StepModule(pl.LightningModule):
         self.skipped: dict[str, int] = {}
         self._skipped_in_a_row: dict[str, int] = {}
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, float] = {}
 
     # --- for subclasses ---------------------------------------------------------------------------------------------
 
-    def shipped(self) -> nn.Module:
+    @abstractmethod
+    def shipped(self) -> EDMPrecond:
         """The network that is averaged and shipped."""
-        raise TypeError(f"{type(self).__name__} must define shipped")
 
-    def train_step(self, images: Tensor | None, labels: Tensor | None) -> None:
+    @abstractmethod
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
         """One step on this process's real images, on the device."""
-        raise TypeError(f"{type(self).__name__} must define train_step")
+
+    def networks(self) -> list[EDMPrecond]:
+        """Every network that a step evaluates."""
+        return [self.shipped()]
 
     def updates_with_data(self) -> int:
         """Updates of a step that want a batch of real images."""

@@ -71,7 +71,7 @@ class Log(Callback):
     def on_train_start(self, trainer: pl.Trainer, module: StepModule) -> None:
         self._since = self._began = (time.perf_counter(), module.done_steps)
         self._bar = tqdm(
-            total=module.cfg.steps, initial=module.done_steps, unit="step", desc=type(module).__name__.lower()[:-6],
+            total=module.cfg.steps, initial=module.done_steps, unit="step", desc=module.title,
             disable=not (self.show_bar and trainer.is_global_zero), dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )  # fmt: skip

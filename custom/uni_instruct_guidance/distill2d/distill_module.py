@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import (
     Method,
@@ -48,6 +48,8 @@ class DistillModule(StepModule):
         method: the row with the configuration's options.
         bank: where the teacher's ODE samples come from; set before training when the method or `real` needs them.
     """
+
+    title = "distillation"
 
     def __init__(
         self,
@@ -94,8 +96,11 @@ class DistillModule(StepModule):
         regresses = any(stage.auxiliary.get("regression") for stage in stages)
         return regresses or (self.uses_discriminator and self.cfg.real == "teacher")
 
-    def shipped(self) -> nn.Module:
+    def shipped(self) -> EDMPrecond:
         return self.student
+
+    def networks(self) -> list[EDMPrecond]:
+        return [self.student, self.fake, self.teacher]
 
     def updates_with_data(self) -> int:
         return self.method.fake_updates if self.uses_discriminator else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import VarianceExploding, denoising_loss, per_sample
 from .bank import one_hot_or_none
@@ -23,6 +23,8 @@ class EDMModule(StepModule):
         cfg: configuration. data: training images. network: with fresh weights.
     """
 
+    title = "EDM training"
+
     def __init__(self, cfg: EDMConfig, data: ImageData, network: EDMPrecond):
         super().__init__(cfg, data, network)
         self.network = network.train()
@@ -30,7 +32,7 @@ class EDMModule(StepModule):
         self.lr = schedule("lr", cfg.lr)
         self.shape = (network.img_channels, network.img_resolution, network.img_resolution)
 
-    def shipped(self) -> nn.Module:
+    def shipped(self) -> EDMPrecond:
         return self.network
 
     def configure_optimizers(self):

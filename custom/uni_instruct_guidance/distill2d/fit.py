@@ -162,14 +162,12 @@ def strategy_for(arguments: dict[str, Any]) -> Any:
     devices = arguments["devices"]
     count = len(devices) if isinstance(devices, (list, tuple)) else devices
     alone = str(count) == "1" and arguments["num_nodes"] == 1
-    return "auto" if alone else DDPStrategy(find_unused_parameters=True)
+    return "auto" if alone else DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
 
 
 def compile_networks(module: StepModule) -> None:
     """torch.compile of every network's two halves; parameter names stay."""
-    networks = [child for child in module.children() if hasattr(child, "model")]
-    networks += [net for net in getattr(module, "_unsaved", {}).values() if hasattr(net, "model")]
-    for network in networks:
+    for network in module.networks():
         network.model.encode = torch.compile(network.model.encode)
         network.model.decode = torch.compile(network.model.decode)
 

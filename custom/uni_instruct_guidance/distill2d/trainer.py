@@ -23,7 +23,7 @@ from .errors import UserError
 from .fit import Outputs, Result, check_resume, fit
 from .methods import one_step_method
 from .networks import EDMPrecond, build_network
-from .networks.checkpoint import load_edm, save_edm
+from .networks.checkpoint import load_edm, read_header, save_edm
 from .randomness import Share, StepRandom
 from .sampling import HeunSampler, balanced_labels, one_step
 
@@ -92,7 +92,7 @@ def build_distill_module(
         check_fit(data, teacher, "teacher")
     fake = None
     if start is None and cfg.start:
-        start, fake = load_start(Path(cfg.start), teacher)
+        start, fake = load_start(Path(cfg.start), teacher, cfg.init_sigma)
     module = DistillModule(cfg, teacher, data, start, fake, reward)
     if module.needs_bank:
         folder = cfg.bank.path or (Path(cfg.out or "outputs/distill2d") / "bank")
@@ -125,14 +125,22 @@ def check_fit(data: ImageData, network: EDMPrecond, name: str) -> None:
         raise UserError(f"data ({data.name}) has {found}, the {name} has {network.label_dim} classes")
 
 
-def load_start(path: Path, teacher: EDMPrecond) -> tuple[EDMPrecond, EDMPrecond | None]:
+def load_start(path: Path, teacher: EDMPrecond, init_sigma: float) -> tuple[EDMPrecond, EDMPrecond | None]:
     """Student, and the fake score where the file has one (last.ckpt); both with the teacher's architecture."""
     if not path.is_file():
         raise UserError(f"start={str(path)!r} does not exist")
     if path.suffix != ".ckpt":
+        _same_sigma(path, read_header(path).get("init_sigma"), init_sigma)
         return load_edm(path, teacher.config), None
-    state = read_checkpoint(path)["state_dict"]
+    checkpoint = read_checkpoint(path)
+    _same_sigma(path, checkpoint["config"].get("init_sigma"), init_sigma)
+    state = checkpoint["state_dict"]
     return tuple(_from_state(state, prefix, path, teacher) for prefix in ("ema.", "fake."))
+
+
+def _same_sigma(path: Path, found: str | float | None, wanted: float) -> None:
+    if found is not None and float(found) != wanted:
+        raise UserError(f"start={str(path)!r} was distilled with init_sigma={float(found)}, not {wanted}")
 
 
 def _from_state(state: dict[str, Tensor], prefix: str, path: Path, teacher: EDMPrecond) -> EDMPrecond:
