@@ -24,9 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
 
 from comparison.cell import BACKBONES, CellRunner, failed, read_result
 from comparison.engines import ENGINES, visible_gpus
-from comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets, read_prompts
+from comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets
 from comparison.table import Results, as_csv, as_json, failures, tables
 from text_to_3d import CONFIG_SETS, ROOT
+
+from uni_instruct_guidance.scoring.summary import read_prompts
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,6 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
     parser.add_argument("--clip", default="local-dir:load/clip/shapes", help="open-clip model of the score")
     parser.add_argument("--clip-pretrained", metavar="TAG|FILE", help="its weights, for an architecture")
+    parser.add_argument("--aesthetic", metavar="FILE", help="aesthetic predictor; needs --clip ViT-L-14")
     parser.add_argument("--protocol", default="shapes-8", help="cameras of CLIP and aesthetic score")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and pictures of finished runs")
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is finished")
@@ -63,8 +66,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     return Plan(
         out=args.out.expanduser().resolve(), config_set=args.config_set, preset=args.preset,
         backbones=tuple(args.backbones), overrides=tuple(args.overrides), clip=args.clip,
-        clip_pretrained=args.clip_pretrained, protocol=args.protocol, threads=args.threads, cpu=args.cpu,
-        keep=args.keep,
+        clip_pretrained=args.clip_pretrained, aesthetic=args.aesthetic, protocol=args.protocol, threads=args.threads,
+        cpu=args.cpu, keep=args.keep,
     )  # fmt: skip
 
 
@@ -92,6 +95,21 @@ def choose_baseline(columns: list[Column], label: str | None) -> Column:
     raise ValueError(f"--baseline {label!r} is none of --methods: {', '.join(c.label for c in columns)}")
 
 
+def check_scoring(plan: Plan, prompts: tuple[str, ...]) -> None:
+    """Scores are made after minutes or hours of training: what cannot be scored is found before.
+
+    Raises:
+        ValueError: unknown protocol, CLIP or weights.
+    """
+    from comparison.scores import asked_or_none, get_protocol, make_scorers
+
+    get_protocol(plan.protocol)
+    say(f"scored by {make_scorers(plan.clip, plan.clip_pretrained, plan.aesthetic, prompts).clip.label}")
+    unknown = [prompt for prompt in prompts if asked_or_none(prompt) is None]
+    if unknown:
+        say(f"no ground truth for prompts that are not of the built-in world: {', '.join(map(repr, unknown))}")
+
+
 def run(plan: Plan, matrix: list[Cell], runner: CellRunner, args: argparse.Namespace) -> Results:
     """Run what is not finished, with progress and time left; returns every result there is."""
     from tqdm import tqdm
@@ -99,6 +117,7 @@ def run(plan: Plan, matrix: list[Cell], runner: CellRunner, args: argparse.Names
     results = {cell: read_result(plan, cell, runner.teacher) for cell in matrix}
     todo = [cell for cell in matrix if results[cell] is None or results[cell]["status"] != "done"]
     if todo and not args.table_only:
+        check_scoring(plan, runner.prompts)
         jobs = args.jobs or (len(visible_gpus()) if not args.cpu else 0) or os.cpu_count() or 1
         say(f"{len(matrix) - len(todo)} of {len(matrix)} runs are finished; {len(todo)} to go, {jobs} at once")
         with tqdm(total=len(todo), desc="compare", unit="run", smoothing=0.1) as bar:
@@ -146,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     """0; 1 if a run failed; 2 after one line about what the user can mend."""
     args = parse_arguments(argv)
     try:
-        plan, columns, prompts = make_plan(args), parse_columns(args.methods), read_prompts(args.prompts)
+        plan, columns, (prompts, _) = make_plan(args), parse_columns(args.methods), read_prompts(args.prompts)
         baseline = choose_baseline(columns, args.baseline)
         runner = CellRunner(plan, teacher_digest(plan), tuple(prompts))
         results = run(plan, cells(columns, prompts, list(dict.fromkeys(args.seeds))), runner, args)

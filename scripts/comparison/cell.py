@@ -74,7 +74,7 @@ class CellRunner:
 
         picture = folder / f"{backbone}.jpg"
         trial = folder / BACKBONES[backbone]
-        result["scores"][backbone] = score(trial, backbone, cell.prompt, list(self.prompts), self.plan, picture)
+        result["scores"][backbone] = score(trial, backbone, cell.prompt, self.prompts, self.plan, picture)
         result["pictures"][backbone] = str(picture.relative_to(self.plan.out))
 
     def _finish(self, cell: Cell, folder: Path, result: dict[str, Any]) -> None:

@@ -163,22 +163,6 @@ def parse_columns(texts: list[str]) -> list[Column]:
     return columns
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; blank lines and lines that begin with # are passed over.
-
-    Raises:
-        ValueError: no such file, no prompts in it, or one twice.
-    """
-    if not path.is_file():
-        raise ValueError(f"--prompts {path}: no such file")
-    lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise ValueError(f"--prompts {path}: no prompts in it")
-    _refuse_twice(f"--prompts {path}", prompts)
-    return prompts
-
-
 def _refuse_twice(option: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

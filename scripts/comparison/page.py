@@ -70,5 +70,5 @@ def _picture(out: Path, result: dict | None, backbone: str) -> str:
     picture = result["pictures"].get(backbone)
     if picture is None:
         return f"<small>{html.escape(result['status'])}</small>"
-    clip = result["scores"][backbone].get("clip")
+    clip = result["scores"][backbone]["clip_x100"]
     return f"<img alt='views' src='{data_uri(out / picture)}'><small>3D-CLIP {clip:.1f}</small>"

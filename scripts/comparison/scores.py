@@ -13,10 +13,13 @@ from text_to_3d import ROOT
 from world_metrics import Asked, GroundTruth, Ring, asked_by
 
 from threestudio.utils.files import atomic_path
-from uni_instruct_guidance.scoring.clip import ClipScorer, clip_numbers, first_in_list
+from uni_instruct_guidance.scoring.aesthetic import AestheticScorer
+from uni_instruct_guidance.scoring.clip import ClipScorer
 from uni_instruct_guidance.scoring.protocols import Protocol, get_protocol, ring, world_framing
+from uni_instruct_guidance.scoring.sources import Views as Pictures
+from uni_instruct_guidance.scoring.summary import Scorers, summarise
 
-from .assets import Views, render, surface
+from .assets import render, surface
 from .matrix import Plan
 
 JUDGE = ROOT / "load" / "judge" / "shapes.safetensors"
@@ -34,9 +37,14 @@ def ring_protocol(cameras: Ring) -> Protocol:
 
 
 @lru_cache(maxsize=1)
-def clip_scorer(model: str, pretrained: str | None) -> ClipScorer:
-    """One per process."""
-    return ClipScorer(model, pretrained)
+def make_scorers(clip: str, pretrained: str | None, aesthetic: str | None, prompts: tuple[str, ...]) -> Scorers:
+    """One per process.
+
+    Raises:
+        ValueError: weights that cannot be used.
+    """
+    scorer = ClipScorer(clip, pretrained)
+    return Scorers(scorer, AestheticScorer(aesthetic, scorer) if aesthetic else None, prompts)
 
 
 @lru_cache(maxsize=1)
@@ -53,15 +61,19 @@ def asked_or_none(prompt: str) -> Asked | None:
         return None
 
 
-def score(trial: Path, backbone: str, prompt: str, prompts: list[str], plan: Plan, picture: Path) -> dict[str, float]:
+def score(
+    trial: Path, backbone: str, prompt: str, prompts: tuple[str, ...], plan: Plan, picture: Path
+) -> dict[str, float]:
     """All scores of a finished stage; a strip of four views goes to `picture`.
 
     Args:
         backbone: "nerf" or "mesh"; only a mesh has a surface to measure.
         prompts: the comparison's, among which CLIP must find the right one.
     """
-    truth, asked = ground_truth(), asked_or_none(prompt)
-    scores = clip_scores(render(trial, get_protocol(plan.protocol)), prompt, prompts, plan)
+    truth, asked, protocol = ground_truth(), asked_or_none(prompt), get_protocol(plan.protocol)
+    scorers = make_scorers(plan.clip, plan.clip_pretrained, plan.aesthetic, prompts)
+    pictures = Pictures(trial, render(trial, protocol).rgb8, "checkpoint", protocol.label)
+    scores = summarise(pictures, prompt, scorers).numbers
     views = render(trial, ring_protocol(truth.ring))
     if asked is not None:
         scores |= truth.of_views(asked, views.rgb, views.opacity)
@@ -70,15 +82,4 @@ def score(trial: Path, backbone: str, prompt: str, prompts: list[str], plan: Pla
     shown = [round(azimuth / 360 * truth.ring.count) for azimuth in SHOWN]
     with atomic_path(picture) as temporary:
         Image.fromarray(np.concatenate(list(views.rgb8[shown]), axis=1)).save(temporary, quality=88)
-    return scores
-
-
-def clip_scores(views: Views, prompt: str, prompts: list[str], plan: Plan) -> dict[str, float]:
-    """``clip`` (mean cosine × 100) and ``r_precision`` (share of views whose best prompt is the right one)."""
-    scorer = clip_scorer(plan.clip, plan.clip_pretrained)
-    images, texts = scorer.embed_pictures(list(views.rgb8)), scorer.embed_texts(prompts).cpu()
-    truth = prompts.index(prompt)
-    scores = {"clip": clip_numbers(images @ texts[truth])["clip_x100"]}
-    if len(prompts) > 1:
-        scores["r_precision"] = first_in_list(images, texts, truth)[0].mean().item()
     return scores

@@ -28,7 +28,7 @@ class Metric:
 
 # fmt: off
 METRICS = (
-    Metric("clip", "3D-CLIP", digits=2),
+    Metric("clip_x100", "3D-CLIP", digits=2),
     Metric("aesthetic", "3D-Aes", digits=2),
     Metric("r_precision", "R-precision %", 100.0),
     Metric("class", "class %", 100.0),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from comparison import matrix
-from comparison.matrix import Cell, Plan, cells, parse_column, parse_columns, presets, read_prompts
+from comparison.matrix import Cell, Plan, cells, parse_column, parse_columns, presets
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[2]
@@ -36,20 +36,6 @@ def test_overrides_behind_a_colon():
 def test_wrong_columns_are_named(labels, message):
     with pytest.raises(ValueError, match=message):
         parse_columns(labels)
-
-
-def test_prompt_files(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("\n# comment\n a  red mug \n\nA thorny rose.\n")
-    assert read_prompts(path) == ["a red mug", "A thorny rose."]
-    path.write_text("\n  \n# nothing\n")
-    with pytest.raises(ValueError, match="no prompts in it"):
-        read_prompts(path)
-    path.write_text("a mug\na mug\n")
-    with pytest.raises(ValueError, match="'a mug' given twice"):
-        read_prompts(path)
-    with pytest.raises(ValueError, match="no such file"):
-        read_prompts(tmp_path / "none.txt")
 
 
 def test_all_methods_of_a_prompt_and_seed_come_together():

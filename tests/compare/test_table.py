@@ -31,7 +31,7 @@ PROMPTS = ["a", "b", "c"]
 
 
 def result(clip: float | None, status: str = "done", **more) -> dict:
-    scores = {} if clip is None else {"nerf": {"clip": clip}}
+    scores = {} if clip is None else {"nerf": {"clip_x100": clip}}
     found = {"status": status, "reason": "", "scores": scores, "cost": {}, "pictures": {}, "seconds": 1.0}
     return found | more
 
@@ -106,8 +106,8 @@ def test_cost_is_the_mean_per_run():
 def test_files(results):
     results[Cell(VSD, "c", 1)] = result(None, status="failed", reason="no surface")
     rows = list(csv.DictReader(io.StringIO(as_csv(results, ["nerf"]))))
-    assert len(rows) == 12 and float(rows[0]["clip"]) == results[Cell(SDS, "a", 0)]["scores"]["nerf"]["clip"]
-    assert rows[-1]["status"] == "failed" and rows[-1]["clip"] == ""
+    assert len(rows) == 12 and float(rows[0]["clip_x100"]) == results[Cell(SDS, "a", 0)]["scores"]["nerf"]["clip_x100"]
+    assert rows[-1]["status"] == "failed" and rows[-1]["clip_x100"] == ""
     found = as_json(results, tables(results, [SDS, VSD], VSD, ["nerf"]), {"clip": "small"})
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again["clip"] == "small" and len(again["cells"]) == 12 and len(again["tables"]) == 3
