@@ -65,7 +65,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--up", help="up axis of mesh files, y | z; by default glTF's y, and z for .obj and .ply")
     parser.add_argument("--clip", default=BUILTIN, help="open-clip architecture, local-dir:FOLDER or hf-hub:ID")
     parser.add_argument("--clip-pretrained", metavar="TAG|FILE", help="weights of an architecture")
-    parser.add_argument("--aesthetic", type=Path, metavar="FILE", help="LAION's predictor; needs ViT-L-14 openai")
+    parser.add_argument(
+        "--aesthetic", metavar="FILE", help="LAION's predictor, or hf-hub:OWNER/REPO/FILE; needs ViT-L-14"
+    )
     parser.add_argument("--preference", nargs="+", default=[], metavar="NAME", help=" | ".join(PREFERENCES))
     parser.add_argument("--device", help="cpu, cuda, …; by default the best there is")
     parser.add_argument("--out", type=Path, default=Path("outputs/score"), help="folder for the results")

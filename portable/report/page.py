@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .charts import charts, summary
 from .collect import StageResult
 
@@ -74,6 +76,10 @@ def viewer(glb: Path) -> str:
     from trimesh.viewer.notebook import scene_to_html
 
     scene = trimesh.load_scene(glb, process=False)
+    for geometry in scene.geometry.values():
+        colours = getattr(geometry.visual, "vertex_attributes", {})
+        if "color" in colours and colours["color"].dtype == np.uint16:  # which trimesh would write as their low bytes
+            colours["color"] = (colours["color"] // 257).astype(np.uint8)
     page = scene_to_html(scene, escape_quotes=True)
     for found, better in BRIGHTER.items():
         page = page.replace(found, better)

@@ -1,7 +1,9 @@
 """The report: complete, self-contained, and drawn by a real browser where one is installed."""
 
+import base64
 import csv
 import html.parser
+import io
 import re
 import runpy
 import shutil
@@ -15,7 +17,7 @@ import trimesh
 from PIL import Image
 from report import read_stage, write_report
 from report.charts import charts, summary
-from report.page import BRIGHTER
+from report.page import BRIGHTER, viewer
 
 from threestudio.models.mesh import Mesh
 from threestudio.utils.images import write_video
@@ -76,6 +78,15 @@ def test_reads_what_a_trial_folder_holds(trial):
     assert [s for s, _ in stage.curves["train/loss"]] == [s for s in range(30) if s != 3]
     assert dict(stage.curves["train/loss_sds"])[29] == 29
     assert "train/grad_norm" not in stage.curves
+
+
+def test_the_viewer_keeps_vertex_colours(trial):
+    """The mesh in the page, read back: 16-bit linear colours have become 8-bit ones, not their low bytes."""
+    (path,) = read_stage(trial).meshes
+    embedded = max(re.findall(r"[A-Za-z0-9+/=]{1000,}", viewer(path)), key=len)
+    (mesh,) = trimesh.load_scene(io.BytesIO(base64.b64decode(embedded)), file_type="glb").geometry.values()
+    red, green = 255 * ((0.9 + 0.055) / 1.055) ** 2.4, 255 * ((0.05 + 0.055) / 1.055) ** 2.4
+    np.testing.assert_allclose(mesh.visual.vertex_attributes["color"][0, :3], [red, green, green], atol=1)
 
 
 def test_an_empty_folder_is_read_and_a_missing_one_named(tmp_path):

@@ -140,3 +140,22 @@ def test_files_that_are_no_weights_are_one_line(tmp_path, predictor_file):
         load_predictor(tmp_path / "list.pth")
     with pytest.raises(ValueError, match="no such file"):
         load_predictor(tmp_path / "missing.pth")
+
+
+def test_a_file_of_the_hub_is_fetched_by_its_name(monkeypatch, predictor_file):
+    whole = predictor_file("linearMSE")
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *names: asked.append(names) or str(whole))
+    assert load_predictor("hf-hub:someone/predictors/v2/linear.pth")[0].name == "linearMSE"
+    assert asked == [("someone/predictors", "v2/linear.pth")]
+    with pytest.raises(ValueError, match="write hf-hub:OWNER/REPOSITORY/FILE"):
+        load_predictor("hf-hub:someone/predictors")
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
+    def refuse(*names):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match="cannot be fetched: no network"):
+        load_predictor("hf-hub:someone/predictors/linear.pth")

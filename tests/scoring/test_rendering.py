@@ -35,8 +35,8 @@ def test_a_square_covers_its_share_of_the_picture_in_its_colour():
     share = (0.8 / (2 * 1.7 * math.tan(math.radians(25)))) ** 2
     background = round(0.95 * 255)
     weight = (picture[..., 0].astype(float) - background) / (0.2 * 255 - background)
-    # each of the four edges is placed to within one of 512 samples
-    assert weight.mean() == pytest.approx(share, abs=4 * math.sqrt(share) / 512 + 1 / 255)
+    # each of the four edges is placed to within one of 256 samples
+    assert weight.mean() == pytest.approx(share, abs=4 * math.sqrt(share) / 256 + 1 / 255)
     assert picture[32, 32].tolist() == [51, 102, 153]
     assert picture[0, 0].tolist() == [242] * 3
     edge = np.unique(weight.round(2))
@@ -118,7 +118,7 @@ def test_score_does_not_depend_on_the_triangulation(clip, mug, four_views):
     assert len(fine.faces) == 4 * len(faces)
     coarse = render_surface(coloured(*mug), four_views)
     refined = render_surface(fine, four_views)
-    assert abs(coarse.astype(int) - refined).max() <= 12  # a few of the 64 samples of a pixel change sides
+    assert abs(coarse.astype(int) - refined).max() <= 16  # one of the 16 samples of a pixel may change sides
     assert abs(points(clip, coarse) - points(clip, refined)) <= POINTS
     for light in (Light(),):
         lit = [points(clip, render_surface(s, four_views, light)) for s in (coloured(*mug), fine)]
@@ -176,7 +176,7 @@ def textured_files(mug, tmp_path_factory):
 def test_a_textured_object_scores_the_same_as_glb_and_obj(clip, textured_files, four_views):
     pictures = [render_surface(load_mesh(textured_files / f"model.{s}"), four_views) for s in ("glb", "obj")]
     assert len(load_mesh(textured_files / "model.glb").textures) == 1
-    assert abs(pictures[0].astype(int) - pictures[1]).max() <= 12
+    assert abs(pictures[0].astype(int) - pictures[1]).max() <= 16
     assert abs(points(clip, pictures[0]) - points(clip, pictures[1])) <= POINTS
     assert pictures[0].std() > 20  # the stripes are there
 

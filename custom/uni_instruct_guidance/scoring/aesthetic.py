@@ -21,6 +21,7 @@ from .clip import BATCH, READ_ERRORS, ClipScorer
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)
 MADE_FOR = "ViT-L-14/openai"
+HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,36 @@ VARIANTS = (
 )
 
 
+def located(path: str | Path) -> Path:
+    """The file itself; `hf-hub:OWNER/REPOSITORY/FILE` is fetched, or found where an earlier download lies.
+
+    Raises:
+        ValueError: not of that form, or the hub has it not or does not answer.
+    """
+    if not str(path).startswith(HUB):
+        return Path(path)
+    parts = str(path).removeprefix(HUB).split("/", 2)
+    if len(parts) < 3:
+        raise ValueError(f"aesthetic predictor {path}: write {HUB}OWNER/REPOSITORY/FILE")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
+    except (OSError, ValueError) as error:  # what the hub's client derives its errors from
+        raise ValueError(
+            f"aesthetic predictor {path}: cannot be fetched: {' '.join(str(error).split())[:160]}"
+        ) from error
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors file, or of a .pth file read without executing anything in it.
+
+    path: a file or `hf-hub:OWNER/REPOSITORY/FILE`.
 
     Raises:
         ValueError: missing, unreadable, or something other than named tensors.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_file():
         raise ValueError(f"aesthetic predictor {path}: no such file")
     try:
@@ -114,7 +138,8 @@ class AestheticScorer:
     """Aesthetic score of pictures, about 1..10.
 
     Args:
-        weights: file of the predictor, `sac+logos+ava1-l14-linearMSE.pth` or `ava+logos-l14-reluMSE.pth`.
+        weights: file of the predictor, `sac+logos+ava1-l14-linearMSE.pth` or `ava+logos-l14-reluMSE.pth`, or
+            `hf-hub:OWNER/REPOSITORY/FILE`.
         clip: the model that embeds pictures; it must be OpenAI's ViT-L/14.
 
     Raises:

@@ -23,7 +23,7 @@ from .meshes import Surface
 from .protocols import Framing, Protocol
 
 # Pictures are rendered at this many pixels a side at least, and twice as fine as asked at least.
-INTERNAL_SIZE = 512
+INTERNAL_SIZE = 256
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from threestudio.utils.images import to_uint8
 TO_GLTF = [1, 2, 0]
 """World axes for glTF's x, y, z: up is z here and y there, the front faces x here and z there (right-handed both)."""
 
+LINEAR_COLOUR = "_COLOR"
+"""Vertex colours on their way to a glTF file: trimesh's own have 8 bits, too few for dark colours in linear light."""
+
 
 def check_mesh(mesh: Any) -> None:
     """Refuse what no program could load.
@@ -89,14 +92,12 @@ def to_trimesh(
     faces = mesh.t_pos_idx.cpu().numpy()
     material: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 1.0, "doubleSided": False}
     if map_Kd is None:
-        result = trimesh.Trimesh(v_pos, faces, vertex_normals=v_nrm, process=False)
+        visual = trimesh.visual.TextureVisuals(material=trimesh.visual.material.PBRMaterial(**material))
+        result = trimesh.Trimesh(v_pos, faces, vertex_normals=v_nrm, visual=visual, process=False)
         if vertex_color:
             linear = _linear(_array(mesh.v_rgb))
-            alpha = np.ones_like(linear[:, :1])
-            # Rounded: of linear light one of the 256 levels is a large step for dark colours.
-            result.visual.vertex_colors = np.rint(255 * np.concatenate([linear, alpha], axis=1)).astype(np.uint8)
-        else:
-            result.visual = trimesh.visual.TextureVisuals(material=trimesh.visual.material.PBRMaterial(**material))
+            rgba = np.concatenate([linear, np.ones_like(linear[:, :1])], axis=1)
+            result.vertex_attributes[LINEAR_COLOUR] = np.rint(65535 * rgba).astype(np.uint16)
         return result
 
     # One vertex per texture coordinate; each belongs to exactly one position.
@@ -125,7 +126,15 @@ def glb_bytes(mesh: Any, **appearance: Any) -> bytes:
     import trimesh
 
     scene = trimesh.Scene({"object": to_trimesh(mesh, **appearance)})
-    return scene.export(file_type="glb", include_normals=True)
+    return scene.export(file_type="glb", include_normals=True, tree_postprocessor=_name_colours)
+
+
+def _name_colours(tree: dict[str, Any]) -> None:
+    """Give 16-bit vertex colours the name that viewers look for."""
+    for part in (part for mesh in tree["meshes"] for part in mesh["primitives"]):
+        if LINEAR_COLOUR in part["attributes"]:
+            part["attributes"]["COLOR_0"] = part["attributes"].pop(LINEAR_COLOUR)
+            tree["accessors"][part["attributes"]["COLOR_0"]]["normalized"] = True
 
 
 def _array(value: Any) -> np.ndarray:
