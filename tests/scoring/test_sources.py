@@ -102,6 +102,19 @@ def test_a_checkpoint_is_framed_by_its_surface(trial):
     assert len(rows) > 50 and max(np.ptp(rows), np.ptp(columns)) > 14  # its longest side is near half of the picture
 
 
+MESH = {"renderer_type": "nvdiff-rasterizer", "renderer": {"context_type": "cuda"}}
+
+
+def test_a_mesh_stage_is_rendered_and_one_without_colours_is_refused(tmp_path):
+    torch.manual_seed(1)
+    save_trial(tmp_path / "texture", stage="texture", **MESH)
+    protocol = get_protocol("ring-8").reduced(views=2, size=32)
+    seen = (render_checkpoint(tmp_path / "texture", protocol) > 40).any(-1).mean((1, 2))
+    assert (seen > 0.05).all() and (seen < 0.8).all()
+    save_trial(tmp_path / "geometry", stage="geometry", **MESH)
+    one_line(tmp_path / "geometry", r"this stage renders no colours \(.*comp_normal.*\); score its texture stage")
+
+
 def test_the_scene_keeps_its_step_and_has_no_guidance(trial):
     system = load_scene(trial[0], (0.5, 0.5, 0.5))
     assert system.true_global_step == 7 and not hasattr(system, "guidance") and not system.training
