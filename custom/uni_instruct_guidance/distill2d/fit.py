@@ -105,9 +105,8 @@ def fit(module: StepModule, outputs: Outputs, quiet: bool = False, callbacks: tu
         try:
             trainer.fit(module, ckpt_path=resume)
         except SystemExit as stop:  # how Lightning leaves after a signal
-            raise UserError(
-                f"stopped by a signal at step {module.done_steps}; the same command goes on from {out}/last.ckpt"
-            ) from stop
+            again = f"; the same command goes on from {out}/last.ckpt" if out else ""
+            raise UserError(f"stopped by a signal at step {module.done_steps}{again}") from stop
     if module.done_steps < cfg.steps:
         raise UserError(f"stopped at step {module.done_steps} of {cfg.steps}; the same command goes on")
     module.ema.eval()
