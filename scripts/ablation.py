@@ -5,7 +5,8 @@
     python scripts/ablation.py --jobs 16 --config configs/distill2d/ablation-digits.yaml
 
 Writes table.md, runs.csv, results.json, ablation.png and grids.png into --out, with a folder per run. A run that is
-finished with the same settings is not run again; one that was cut short goes on. Each job uses one thread.
+finished with the same settings is not run again; one that was cut short goes on; one that fails is named with its
+reason, the others go on, and the exit status is 1. Each job uses one thread.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> str:
-    """Everything; returns the report as markdown."""
+def run(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """Everything; returns the report as markdown, and a line for every run that failed."""
     base = read_config(DistillConfig, [args.config], args.overrides)
     if not base.teacher or not Path(base.teacher).is_file():
         raise ValueError(f"teacher={base.teacher!r} does not exist")
@@ -75,7 +76,10 @@ def run(args: argparse.Namespace) -> str:
     cells = with_starts(args.cells)
     runs = plan(base, cells, args.seeds, args.out, assessment)
     with tqdm(total=sum(run.config.steps for run in runs), unit="step", smoothing=0, mininterval=2.0) as bar:
-        results = run_all(runs, args.jobs, bar)
+        results, failures = run_all(runs, args.jobs, bar)
+    failed = [f"{cell}, seed {seed}: {reason}" for (cell, seed), reason in failures.items()]
+    if not results:
+        raise ValueError(f"no run finished; {failed[0]}")
 
     summaries = summarise(results, teacher)
     report = markdown(summaries, teacher)
@@ -86,21 +90,24 @@ def run(args: argparse.Namespace) -> str:
     content = {"teacher": teacher, "cells": [asdict(row) for row in summaries], "runs": results}
     atomically(args.out / "results.json", lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
     figure(args.out / "ablation.png", summaries, teacher)
-    folders = {cell.name: run_folder(args.out, cell, args.seeds[0]) for cell in cells}
+    first = {row["cell"]: run_folder(args.out, CELLS[row["cell"]], row["seed"]) for row in reversed(results)}
+    folders = {cell.name: first[cell.name] for cell in cells if cell.name in first}
     grids(args.out / "grids.png", {**folders, "teacher": args.out / "teacher"})
-    return report
+    return report, failed
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     try:
-        report = run(args)
+        report, failed = run(args)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(report)
     print(f"written to {args.out}")
-    return 0
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ablation as command
 import pytest
 import torch
+from tqdm import tqdm
 
 from uni_instruct_guidance.distill2d import ablation, ablation_report
 from uni_instruct_guidance.distill2d.ablation import CELLS, Assessment, cell_config, plan, settings_of, with_starts
@@ -105,27 +107,40 @@ def test_command_runs_resumes_and_reports(teacher, tmp_path, capsys, monkeypatch
     assert len(content["runs"]) == 3 and all(run["samples"] == 40 for run in content["runs"])
     assert content["teacher"]["samples"] == 40 and set(content["teacher"]["floor"]) == {"pixel", "classifier"}
 
-    def refuse(*_, **__):
-        raise AssertionError("a finished run was started again")
+    started = []
 
-    monkeypatch.setattr(ablation, "ProcessPoolExecutor", lambda *_, **__: NoPool(refuse))
+    def fail(run):
+        started.append(run.cell.name)
+        raise RuntimeError("no\nmemory")
+
+    monkeypatch.setattr(ablation, "carry_out", fail)
+    monkeypatch.setattr(ablation, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
     assert command.main(arguments) == 0
-    assert (out / "table.md").read_text() == table
-    with pytest.raises(AssertionError, match="started again"):
-        command.main([*arguments, "lr=1e-3"])
+    assert (out / "table.md").read_text() == table and not started
+    assert command.main([*arguments, "lr=1e-3"]) == 2
+    assert started == ["gan only", "rkl + gan"]
+    assert "no run finished; gan only, seed 0: RuntimeError: no memory" in capsys.readouterr().err
 
 
-class NoPool:
-    """In the place of a process pool: calls at once."""
+def test_a_failed_run_does_not_stop_the_others(teacher, tmp_path, monkeypatch):
+    """The start of one cell fails: that cell is named with the reason, a third one is finished."""
 
-    def __init__(self, submit):
-        self.submit = submit
+    def some_fail(run):
+        if run.cell.name == "rkl + gan":
+            raise ValueError("not finite")
+        return {"cell": run.cell.name, "seed": run.seed}
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
+    monkeypatch.setattr(ablation, "carry_out", some_fail)
+    monkeypatch.setattr(ablation, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
+    cells = with_starts(["gan only", "fkl + gan, from rkl"])
+    runs = plan(base(teacher), cells, [0], tmp_path, Assessment(weights=JUDGE))
+    with tqdm(total=6, disable=True) as bar:
+        results, failures = ablation.run_all(runs, 2, bar)
+    assert results == [{"cell": "gan only", "seed": 0}]
+    assert failures == {
+        ("rkl + gan", 0): "ValueError: not finite",
+        ("fkl + gan, from rkl", 0): "its start failed: ValueError: not finite",
+    }
 
 
 def test_only_a_run_with_the_same_settings_goes_on(teacher, tmp_path, monkeypatch):

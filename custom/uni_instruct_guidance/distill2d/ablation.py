@@ -148,6 +148,16 @@ class Run:
     assessment: Assessment
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Cell and seed."""
+        return self.cell.name, self.seed
+
+    @property
+    def start_key(self) -> tuple[str, int] | None:
+        """The run whose student this one starts from."""
+        return (self.cell.start, self.seed) if self.cell.start else None
+
+    @property
     def folder(self) -> Path:
         return Path(self.config.out)
 
@@ -218,30 +228,38 @@ def assess_teacher(
     return result
 
 
-def run_all(runs: Sequence[Run], jobs: int, progress) -> list[dict[str, Any]]:
-    """Results of all runs in the order given; `progress` is a tqdm bar counting training steps.
+def run_all(runs: Sequence[Run], jobs: int, progress) -> tuple[list[dict[str, Any]], dict[tuple[str, int], str]]:
+    """(results of the finished runs in the order given, {(cell, seed): why it failed}).
 
-    A run waits for the one it starts from. Raises the first error after the runs in flight have ended.
+    A run waits for the one it starts from; a failure does not stop the others. `progress` is a tqdm bar over all
+    training steps.
     """
-    results = {(run.cell.name, run.seed): run.result() for run in runs}
-    waiting = [run for run in runs if results[run.cell.name, run.seed] is None]
-    progress.n = progress.initial = sum(run.config.steps for run in runs) - sum(run.config.steps for run in waiting)
+    results = {run.key: result for run in runs if (result := run.result()) is not None}
+    failures: dict[tuple[str, int], str] = {}
+    waiting = [run for run in runs if run.key not in results]
+    progress.n = progress.initial = sum(run.config.steps for run in runs if run.key in results)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        pending = {}
+        pending: dict = {}
         while waiting or pending:
-            ready = [run for run in waiting if not run.cell.start or results[run.cell.start, run.seed] is not None]
+            for run in [run for run in waiting if run.start_key in failures]:
+                waiting.remove(run)
+                failures[run.key] = f"its start failed: {failures[run.start_key]}"
+            ready = [run for run in waiting if run.start_key is None or run.start_key in results]
             for run in ready[: jobs - len(pending)]:
                 waiting.remove(run)
                 pending[pool.submit(carry_out, run)] = run
             done, _ = wait(pending, timeout=2.0, return_when=FIRST_COMPLETED)
             for future in done:
                 run = pending.pop(future)
-                results[run.cell.name, run.seed] = future.result()
-            finished_steps = sum(run.config.steps for run in runs if results[run.cell.name, run.seed] is not None)
+                try:
+                    results[run.key] = future.result()
+                except Exception as error:  # whatever went wrong in one run, hours of others are not thrown away
+                    failures[run.key] = " ".join(f"{type(error).__name__}: {error}".split())
+            finished_steps = sum(run.config.steps for run in runs if run.key in results)
             progress.n = finished_steps + sum(steps_so_far(run.folder) for run in pending.values())
-            progress.set_postfix_str(", ".join(f"{run.cell.name} #{run.seed}" for run in pending.values()))
-    return [results[run.cell.name, run.seed] for run in runs]
+            progress.set_postfix_str(", ".join(f"{cell} #{seed}" for cell, seed in (r.key for r in pending.values())))
+    return [results[run.key] for run in runs if run.key in results], failures
 
 
 def steps_so_far(folder: Path) -> int:
