@@ -49,8 +49,8 @@ def command(*arguments) -> int:
     return main(DistillConfig, distill, "test", [str(argument) for argument in arguments])
 
 
-def script(*arguments, code: str = "", **environment):
-    """scripts/distill_2d.py in a process of its own, after `code`."""
+def script(*arguments, code: str = "", torchrun: bool = False):
+    """scripts/distill_2d.py in a process of its own, after `code`; or in two, started by torchrun."""
     program = f"""
 import runpy, sys
 sys.path.insert(0, 'custom')
@@ -58,8 +58,12 @@ sys.path.insert(0, 'custom')
 sys.argv = {["scripts/distill_2d.py", *map(str, arguments)]!r}
 runpy.run_path("scripts/distill_2d.py", run_name="__main__")
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = ["-c", program]
+    if torchrun:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        command = [*launcher, "scripts/distill_2d.py", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def same_tensors(first: Path, second: Path, **tolerance):
@@ -130,12 +134,13 @@ def test_a_run_leaves_what_one_needs(config, tmp_path):
         assert command("--config", config, f"out={tmp_path / start}", "steps=1", f"start={out / start}") == 0
 
 
-@pytest.mark.parametrize("launcher", ["lightning"])
+@pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(config, tmp_path, launcher):
     overrides = ["method=dmd2", "method.weighting=x0_normalised", "steps=2", "micro_batch=3", f"bank.path={tmp_path}"]
     overrides += ["method.fake_updates=2", "real=teacher", "bank.count=16", "bank.batch=8", "bank.steps=3"]
     assert command("--config", config, f"out={tmp_path / 'one'}", *overrides) == 0
-    two = script("--config", config, f"out={tmp_path / 'two'}", *overrides, "trainer.devices=2")
+    devices = ["trainer.devices=2"] if launcher == "lightning" else []
+    two = script("--config", config, f"out={tmp_path / 'two'}", *overrides, *devices, torchrun=launcher == "torchrun")
     assert two.returncode == 0, two.stderr
     # Sums in another order, amplified by Adam where a gradient is near zero: a step moves a weight by 1e-3.
     same_tensors(tmp_path / "one/student.safetensors", tmp_path / "two/student.safetensors", rtol=0, atol=1e-4)

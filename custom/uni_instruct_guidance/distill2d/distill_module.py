@@ -188,12 +188,10 @@ class DistillModule(StepModule):
 
     def _student_losses(self, micro: list[Share], method: Method, random: StepRandom) -> Iterator[Tensor]:
         """The method's objective and what it adds."""
-        ready = self.ratio_warmup.factor(self.done_steps)
-        gan = method.auxiliary.get("gan", 0.0) * ready
         for share in micro:
             z, labels = self._draw(random, share)
             x0 = one_step(self.student, z, labels, self.cfg.init_sigma)
-            loss, log = self._objective_and_gan(x0, labels, method, gan, random, share)
+            loss, log = self._objective_and_gan(x0, labels, method, random, share)
             if method.auxiliary.get("regression"):
                 regression = self._regression(random, share)
                 loss = loss + method.auxiliary["regression"] * regression
@@ -205,11 +203,12 @@ class DistillModule(StepModule):
             self.add_scalars({"loss/student": loss, **log}, share.count / self.cfg.batch)
             yield loss
 
-    def _objective_and_gan(self, x0, labels, method, gan, random, share) -> tuple[Tensor, dict[str, Tensor]]:
+    def _objective_and_gan(self, x0, labels, method, random, share) -> tuple[Tensor, dict[str, Tensor]]:
         """One pass of teacher and fake score at x_t gives the score gap, log r and the adversarial term."""
-        scale = self.cfg.loss_scale
+        scale, ready = self.cfg.loss_scale, self.ratio_warmup.factor(self.done_steps)
         weight = scale.student / (x0[0].numel() if scale.per_pixel else 1)
-        needs_ratio = bool(weight) and method.objective.needs_ratio and self.ratio_warmup.factor(self.done_steps) > 0
+        gan = method.auxiliary.get("gan", 0.0) * ready
+        needs_ratio = bool(weight and ready) and method.objective.needs_ratio
         through_networks = bool(weight) and method.objective.needs_jacobian
         sigma, density = self._levels(self.student_noise, random, share)
         x_t = x0 + per_sample(sigma, x0) * random.normal("eps", share, self.shape)
