@@ -35,6 +35,8 @@ from uni_instruct_guidance.scoring.summary import Scorers, Summary, common_views
 
 # What a protocol is taken without --protocol: the built-in CLIP knows the built-in world's cameras.
 DEFAULT_PROTOCOLS = {True: "shapes-8", False: "threestudio-120"}
+# The darkest grey behind the objects that the built-in CLIP was trained on (docs/scoring.md has what lies beyond it).
+DARKEST_KNOWN = 0.75
 # Columns of the table: number → how it is written.
 COLUMNS = {
     "cosine": "cos {:.4f}",
@@ -115,6 +117,8 @@ def prepare(args: argparse.Namespace) -> tuple[Scorers, Protocol, object, list[s
     clip = ClipScorer(args.clip, args.clip_pretrained, get_device())
     aesthetic = AestheticScorer(args.aesthetic, clip) if args.aesthetic else None
     notes.append(f"prompt {args.prompt!r}; cameras {protocol.label}: {protocol.summary}; light {args.light}")
+    if clip.is_builtin and min(protocol.background) < DARKEST_KNOWN:
+        notes.append(f"it has only seen light backgrounds: from {protocol.name} it ranks few objects right")
     if aesthetic is not None:
         notes += [aesthetic.label] + ([aesthetic.remark] if aesthetic.remark else [])
     return Scorers(clip, aesthetic, tuple(prompts), tuple(args.preference)), protocol, light, notes

@@ -77,6 +77,13 @@ def test_the_wrong_prompt_scores_less_and_comes_later(files, tmp_path, capsys):
     assert asset["rank"] > 1 and asset["r_precision"] == 0.0 and asset["cosine"] < 0.6
 
 
+def test_a_background_that_the_small_clip_never_saw_is_said(files, tmp_path, capsys):
+    args = [files / "mug.obj", "--prompt", "a red mug", "--protocol"]
+    for protocol, said in (("ring-8", 1), ("threestudio-120", 0)):
+        _, out, _ = run([*args, protocol], tmp_path, capsys)
+        assert sum("it has only seen light backgrounds" in line for line in out) == said
+
+
 def test_what_can_be_scored_is_scored(files, tmp_path, capsys):
     args = [files / "empty.obj", files / "mug.obj", "--prompt", "a red mug"]
     status, _, errors = run(args, tmp_path, capsys)
