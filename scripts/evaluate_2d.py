@@ -70,7 +70,7 @@ def generators(args: argparse.Namespace, cfg: DistillConfig, teacher):
     """{name: (draw, network, evaluations per sample)} of what is to be assessed."""
     found = {}
     if args.checkpoint != "teacher":
-        student = load_start(Path(args.checkpoint), teacher)[0].eval().to(args.device)
+        student = load_start(Path(args.checkpoint), teacher, cfg.init_sigma)[0].eval().to(args.device)
         found["student"] = (partial(one_step, student, init_sigma=cfg.init_sigma), student, 1)
     if args.checkpoint == "teacher" or not args.no_teacher:
         sampler = HeunSampler(args.steps)
