@@ -189,11 +189,16 @@ def test_summary_and_verdicts_on_known_numbers():
     assert set(verdicts) == {"the GAN helps RKL", "the GAN helps FKL"}
     rkl, fkl = verdicts["the GAN helps RKL"], verdicts["the GAN helps FKL"]
     assert rkl.margin == pytest.approx(2.0) and rkl.verdict == "confirmed"  # leads 2.0, 1.9, 2.1
-    assert rkl.error == pytest.approx(0.1 / math.sqrt(3))
-    assert fkl.verdict == "open"  # leads -1, -1.5, 0.8
+    assert rkl.error == pytest.approx(0.1 / math.sqrt(3)) and (rkl.agree, rkl.seeds) == (3, 3)
+    assert fkl.verdict == "open" and fkl.agree == 1  # leads -1, -1.5, 0.8
     flipped = [{**r, "fd_pixel": -r["fd_pixel"]} for r in results]
     assert {v.claim: v.verdict for v in ablation_report.judge_claims(flipped, "fd_pixel")}[
         "the GAN helps RKL"
     ] == "refuted"
+    # Three seeds: Student's t at 95 % is 4.30, so leads of 1.0, 2.0, 3.0 (2 ± 0.58) do not decide.
+    wide = [made_up("rkl", seed, 1.0) for seed in range(3)]
+    wide += [made_up("rkl + gan", seed, -float(seed)) for seed in range(3)]
+    (verdict,) = ablation_report.judge_claims(wide, "fd_pixel")
+    assert verdict.margin == 2.0 and verdict.agree == 3 and verdict.verdict == "open"
     single = ablation_report.judge_claims([r for r in results if r["seed"] == 0], "fd_pixel")
     assert all(v.verdict == "open" and math.isnan(v.error) for v in single)
