@@ -20,7 +20,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import benchmarks
 import torch

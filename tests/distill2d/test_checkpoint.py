@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("uni_instruct_guidance.distill2d.networks.checkpoint.os.replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
         save_edm(path, network)
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]

@@ -7,6 +7,7 @@ import torch
 from tiny_runs import tiny_config, tiny_data, tiny_network, weights
 
 from uni_instruct_guidance.core import METHODS
+from uni_instruct_guidance.distill2d import base_module
 from uni_instruct_guidance.distill2d.distill_module import DistillModule
 from uni_instruct_guidance.distill2d.errors import UserError
 from uni_instruct_guidance.distill2d.methods import applicable, one_step_method
@@ -170,7 +171,7 @@ def test_bad_gradients_skip_the_step_and_are_counted(monkeypatch):
 
 
 def test_hopeless_runs_stop(monkeypatch):
-    monkeypatch.setattr("uni_instruct_guidance.distill2d.base_module.MAX_SKIPPED_IN_A_ROW", 2)
+    monkeypatch.setattr(base_module, "MAX_SKIPPED_IN_A_ROW", 2)
     teacher = tiny_network()
     teacher.model.enc["4x4_conv"].weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="2 updates of fake_score in a row"):
