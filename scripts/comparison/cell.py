@@ -39,11 +39,12 @@ class CellRunner:
 
         from uni_instruct_guidance.core.errors import choose
 
-        from .stages import StageError, run_stage
+        from .stages import StageError, prepare, run_stage
 
         for backbone in self.plan.backbones:
             choose("backbone", backbone, BACKBONES)
         torch.set_num_threads(self.plan.threads)
+        prepare(self.plan.cpu)
         folder, start = self.plan.out / cell.folder, (time.perf_counter(), time.process_time())
         self._make_room(cell, folder)
         result: dict[str, Any] = {"status": "done", "reason": "", "scores": {}, "cost": {}, "pictures": {}}

@@ -7,15 +7,19 @@ import json
 import shutil
 import time
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from text_to_3d import ROOT, Stage, quoted
 from torch import nn
 
+from threestudio.extensions import load_extensions
 from threestudio.runner import run
 from threestudio.utils.files import atomic_path
+from threestudio.utils.misc import set_device
 
 from .matrix import Cell, Plan
 
@@ -27,7 +31,7 @@ class StageError(RuntimeError):
 class Cost(Callback):
     """Counts what training costs; a run that is resumed from a checkpoint goes on counting.
 
-    ``seconds``: wall clock from first to last training step, validation and set-up left out; ``cpu_seconds``: of this
+    ``seconds``: wall clock of the training steps, without set-up and validation; ``cpu_seconds``: of this
     process meanwhile. ``<network>_calls``: forward passes; ``<network>_images``: rows of their batches, so that
     classifier-free guidance counts twice whether its halves come in one pass or in two. Networks: teacher's and fake
     score's U-Net, encoder of the VAE.
@@ -55,6 +59,8 @@ class Cost(Callback):
         self._started = (time.perf_counter(), time.process_time())
 
     def on_train_batch_end(self, *_) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a GPU is still at work when its orders are given
         self.counts["seconds"] += time.perf_counter() - self._started[0]
         self.counts["cpu_seconds"] += time.process_time() - self._started[1]
         self.counts["steps"] += 1
@@ -81,6 +87,14 @@ def watched(guidance: nn.Module | None) -> dict[str, nn.Module]:
         "vae": getattr(getattr(teacher, "vae", None), "encoder", None),
     }
     return {name: network for name, network in found.items() if network is not None}
+
+
+@lru_cache(maxsize=1)
+def prepare(cpu: bool) -> None:
+    """What a fresh process needs to look at a stage that another one has trained: device and registered names."""
+    if cpu:
+        set_device("cpu")
+    load_extensions([ROOT / "custom"])
 
 
 def run_stage(stage: Stage, cell: Cell, plan: Plan, folder: Path) -> dict[str, float]:

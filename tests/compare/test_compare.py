@@ -62,15 +62,14 @@ def test_killed_between_stages_goes_on(arguments, monkeypatch):
     assert read_result(plan, cell, runner.teacher) is None
     nerf = plan.out / cell.folder / "nerf" / "cost.json"
     written = nerf.stat().st_mtime_ns
-    result = runner(cell)
-    assert result["status"] == "done", result["reason"]
-    assert nerf.stat().st_mtime_ns == written and trained[-3:] == ["nerf", "geometry", "texture"]
-    assert {"clip_x100", "class", "color", "view", "janus", "iou", "chamfer", "f_score"} <= result["scores"][
-        "mesh"
-    ].keys()
+    # a fresh worker has to find its way in what another process trained
+    assert compare.main(["--methods", "vsd", *arguments]) == 0
+    result = read_result(plan, cell, runner.teacher)
+    assert nerf.stat().st_mtime_ns == written and trained == ["nerf", "geometry"]
+    measured = {"clip_x100", "class", "color", "pattern", "view", "janus", "iou", "chamfer", "f_score"}
+    assert measured <= result["scores"]["mesh"].keys()
     assert "chamfer" not in result["scores"]["nerf"]
     assert result["cost"]["texture"]["fake_images"] == 4  # two steps: one answer and one lesson each
-    assert read_result(plan, cell, runner.teacher)["scores"] == result["scores"]
     assert read_result(plan, cell, "another teacher") is None
     assert not (plan.out / cell.folder / "texture" / "ckpts").exists()
 
