@@ -99,13 +99,13 @@ def test_conversion_by_what_is_seen_closes_a_wall_of_uneven_density():
             radius = points.norm(dim=-1, keepdim=True)
             return ((radius - 0.3).relu() * (0.6 - radius).relu()) * (3e4 * (points[..., :1] > 0) + 3e3)
 
-    field = Wall({"isosurface_threshold": "opacity", "isosurface_resolution": 24, **FEATURES})
-    solid = _solid(TetrahedraSDFGrid.create_from(field, {"isosurface_resolution": 24, **FEATURES}).isosurface())
+    field = Wall({"isosurface_threshold": "opacity", "isosurface_resolution": 48, **FEATURES})
+    solid = _solid(TetrahedraSDFGrid.create_from(field, {"isosurface_resolution": 48, **FEATURES}).isosurface())
     assert solid.is_watertight and solid.euler_number == 2
-    # Seen to a depth of ln 2 / density: between 0.53 and 0.6 of the radius.
-    assert 4 / 3 * math.pi * 0.52**3 < solid.volume < 4 / 3 * math.pi * 0.6**3
+    # Seen to an optical depth of ln 2 / 2: to a radius of 0.571 on the thin side, 0.592 on the dense one.
+    assert 4 / 3 * math.pi * 0.57**3 < solid.volume < 4 / 3 * math.pi * 0.6**3
     field.cfg.isosurface_threshold = "auto"
-    opened = _solid(TetrahedraSDFGrid.create_from(field, {"isosurface_resolution": 24, **FEATURES}).isosurface())
+    opened = _solid(TetrahedraSDFGrid.create_from(field, {"isosurface_resolution": 48, **FEATURES}).isosurface())
     assert opened.volume < 0.8 * solid.volume
 
 

@@ -22,6 +22,9 @@ __all__ = ["BaseExplicitGeometry", "BaseGeometry", "BaseImplicitGeometry", "cont
 
 #: Views that decide what is seen with ``isosurface_threshold: opacity``; undersides are rarely trained.
 LOWEST_VIEW_DEG, N_VIEWS = -10.0, 48
+#: Transmittance from the middle of a sheet that a picture shows half opaque: half of its optical depth lies before it.
+#: At one half, leaves and stems that a picture shows at up to three quarters would be lost.
+SEEN = 0.5**0.5
 
 
 class IsosurfaceDisabledError(UserError, NotImplementedError):
@@ -159,7 +162,7 @@ class BaseImplicitGeometry(BaseGeometry):
 
     @torch.no_grad()
     def _seen_level(self, bbox: Float[Tensor, "2 3"]) -> Float[Tensor, "N 1"]:
-        """Level at the grid's vertices in ``bbox``: largest transmittance to any viewer, minus one half.
+        """Level at the grid's vertices in ``bbox``: largest transmittance to any viewer, minus :data:`SEEN`.
 
         Positive where some view from :data:`LOWEST_VIEW_DEG` upwards sees the point, negative where none does; so walls
         of any density are closed, and what is hidden is solid.
@@ -175,7 +178,7 @@ class BaseImplicitGeometry(BaseGeometry):
         helper = self.isosurface_helper
         # grid_sample names the last axis first
         at = scale_tensor(helper.grid_vertices, helper.points_range, (-1, 1)).flip(-1)
-        return F.grid_sample(seen[None, None], at.view(1, 1, 1, -1, 3), align_corners=True).view(-1, 1) - 0.5
+        return F.grid_sample(seen[None, None], at.view(1, 1, 1, -1, 3), align_corners=True).view(-1, 1) - SEEN
 
 
 class BaseExplicitGeometry(BaseGeometry):
