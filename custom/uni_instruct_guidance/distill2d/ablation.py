@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from ..core.errors import choose
-from .callbacks import atomically, save_grid
+from .callbacks import save_grid
 from .config import DistillConfig
 from .data import load_data
 from .evaluation import Reference, assess_generator, judge_for, load_judge
+from .files import atomically
 from .networks.checkpoint import load_edm
 from .sampling import HeunSampler, one_step
 from .trainer import distill

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from scipy.stats import t as student_t
 
 from .ablation import CELLS
-from .callbacks import atomically
+from .files import atomically
 
 Result = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .config import BankConfig
 from .data import ArrayData
 from .errors import UserError
+from .files import atomically
 from .networks import EDMPrecond
 from .randomness import Share, StepRandom
 from .sampling import HeunSampler
@@ -56,13 +57,10 @@ class TeacherBank:
     def make(self, rank: int = 0, world: int = 1, device: torch.device | str = "cpu", quiet: bool = False) -> None:
         """Compute this process's shards that are not on disk yet."""
         missing = [(i, s) for i, s in enumerate(self.shards()) if i % world == rank and not self._path(i).is_file()]
-        if missing:
-            self.folder.mkdir(parents=True, exist_ok=True)
         hidden = quiet or rank > 0 or not missing
         for index, shard in tqdm(missing, desc="teacher samples", unit="shard", disable=hidden):
-            partial = self._path(index).with_suffix(f".{os.getpid()}.tmp")
-            save_file(self._solve(shard, device), partial)
-            os.replace(partial, self._path(index))
+            samples = self._solve(shard, device)
+            atomically(self._path(index), partial(save_file, samples))
 
     def load(self) -> TeacherBank:
         """Read all shards into memory."""

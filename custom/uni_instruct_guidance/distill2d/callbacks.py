@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from .base_module import StepModule
 from .errors import UserError
+from .files import atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,16 +29,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
         return read_checkpoint(Path(path), map_location or "cpu")
-
-
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(partial)` into a neighbour file, flushed to the disk, then one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp{path.suffix}")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_checkpoint(path: Path, map_location="cpu") -> dict[str, Any]:

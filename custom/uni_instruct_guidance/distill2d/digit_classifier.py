@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .files import atomically
+
 CLASSES = 10
 FEATURES = 64
 
@@ -106,12 +108,13 @@ def accuracy(model: DigitClassifier, images: Float[Tensor, "n 1 8 8"], labels: I
 
 def save_classifier(model: DigitClassifier, path: Path, facts: dict[str, float | int]) -> None:
     """Half-precision safetensors in one rename; `facts` (accuracy, seed, …) go into its metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, {"format": "pt", "digit_classifier": json.dumps(facts)})
-    os.chmod(partial, 0o644)  # safetensors keeps its files to their owner
-    os.replace(partial, path)
+
+    def write(partial: Path) -> None:
+        save_file(state, partial, {"format": "pt", "digit_classifier": json.dumps(facts)})
+        os.chmod(partial, 0o644)  # safetensors keeps its files to their owner
+
+    atomically(path, write)
 
 
 def load_classifier(path: str | Path) -> DigitClassifier:

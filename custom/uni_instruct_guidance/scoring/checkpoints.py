@@ -89,7 +89,7 @@ def scene_framing(system: Any, protocol: Protocol) -> Framing:
         return Framing()
     try:
         mesh = system.geometry.isosurface()
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError) as error:  # the latter is threestudio's for `isosurface: false`
         raise ValueError(f"{protocol.label} frames an object by its surface, and there is none: {error}") from error
     return protocol.framing(mesh.v_pos.detach().cpu(), mesh.t_pos_idx.detach().cpu())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import atomically
 from .precond import EDMPrecond
 from .presets import EDM_PRESETS, build_network
 
@@ -36,13 +36,8 @@ def save_edm(
     if config is None:
         raise ValueError("config=None; a state dict needs the arguments of its network")
     header = {"format": "pt", "network": json.dumps(config, allow_nan=False), **notes}
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, scratch, metadata=header)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
 
 
 def read_header(path: str | Path) -> dict[str, str]:
