@@ -62,7 +62,8 @@ runpy.run_path("scripts/distill_2d.py", run_name="__main__")
     if torchrun:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         command = [*launcher, "scripts/distill_2d.py", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # as many threads as here: sums over another number of them differ in the last bit on some processors
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
