@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,3 +86,39 @@ def test_gpus_are_shared_out(monkeypatch):
 def test_ray():
     pytest.importorskip("ray")
     check(list(run_ray(math.sqrt, ITEMS, 1)))
+
+
+def node_of(seconds: float) -> str:
+    """Where the task ran. Long enough that one machine cannot take them all."""
+    time.sleep(seconds)
+    return pytest.importorskip("ray").get_runtime_context().get_node_id()
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two Ray machines of one core each, as far as Ray can tell; ours is found by RAY_ADDRESS."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.second = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_over_two_machines(cluster):
+    """Both take items; when one goes down its item is named, and the other machine does what is left."""
+    outcomes = list(run_ray(node_of, [1.0, 1.01, 1.02, 1.03], 1))
+    nodes = {node for _, node, error in outcomes if error is None}
+    assert len(outcomes) == 4 and len(nodes) == 2
+
+    dying = threading.Timer(6, cluster.remove_node, (cluster.second,), {"allow_graceful": False})
+    dying.start()
+    outcomes = list(run_ray(node_of, [14.0, 14.01, 1.0], 1))
+    dying.join()
+    (lost,) = [error for _, _, error in outcomes if error]
+    assert len(outcomes) == 3 and lost.startswith("Ray lost the task: ")
+    assert len({node for _, node, error in outcomes if error is None}) == 1
