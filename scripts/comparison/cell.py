@@ -7,9 +7,12 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .matrix import Cell, Plan
+from .matrix import GROUND_TRUTH, Cell, Plan
+
+if TYPE_CHECKING:
+    from .assets import Asset
 
 #: Backbone -> the stage whose result it is.
 BACKBONES = {"nerf": "nerf", "mesh": "texture"}
@@ -39,7 +42,7 @@ class CellRunner:
 
         from uni_instruct_guidance.core.errors import choose
 
-        from .stages import StageError, prepare, run_stage
+        from .stages import StageError, prepare
 
         for backbone in self.plan.backbones:
             choose("backbone", backbone, BACKBONES)
@@ -49,11 +52,10 @@ class CellRunner:
         self._make_room(cell, folder)
         result: dict[str, Any] = {"status": "done", "reason": "", "scores": {}, "cost": {}, "pictures": {}}
         try:
-            for stage in self.plan.stages:
-                result["cost"][stage.name] = run_stage(stage, cell, self.plan, folder)
-                for backbone in self.plan.backbones:
-                    if BACKBONES[backbone] == stage.name:
-                        self._score(cell, folder, backbone, result)
+            if cell.column.method == GROUND_TRUTH:
+                self._show_truth(cell, result)
+            else:
+                self._train(cell, folder, result)
         except StageError as error:
             result |= {"status": "failed", "reason": str(error)}
         result["seconds"] = time.perf_counter() - start[0]
@@ -70,12 +72,33 @@ class CellRunner:
         folder.mkdir(parents=True, exist_ok=True)
         mark.write_text(key)
 
-    def _score(self, cell: Cell, folder: Path, backbone: str, result: dict[str, Any]) -> None:
+    def _train(self, cell: Cell, folder: Path, result: dict[str, Any]) -> None:
+        from .assets import Trained
+        from .stages import run_stage
+
+        for stage in self.plan.stages:
+            result["cost"][stage.name] = run_stage(stage, cell, self.plan, folder)
+            for backbone in self.plan.backbones:
+                if BACKBONES[backbone] == stage.name:
+                    self._score(cell, Trained(folder / stage.name), backbone, result)
+
+    def _show_truth(self, cell: Cell, result: dict[str, Any]) -> None:
+        from .assets import WorldObject
+        from .scores import asked_by
+        from .stages import StageError
+
+        try:
+            asset = WorldObject(asked_by(cell.prompt), cell.seed)
+        except ValueError as error:
+            raise StageError(f"{GROUND_TRUTH}: {error}") from error
+        for backbone in self.plan.backbones:
+            self._score(cell, asset, backbone, result)
+
+    def _score(self, cell: Cell, asset: Asset, backbone: str, result: dict[str, Any]) -> None:
         from .scores import score
 
-        picture = folder / f"{backbone}.jpg"
-        trial = folder / BACKBONES[backbone]
-        result["scores"][backbone] = score(trial, backbone, cell.prompt, self.prompts, self.plan, picture)
+        picture = self.plan.out / cell.folder / f"{backbone}.jpg"
+        result["scores"][backbone] = score(asset, backbone, cell.prompt, self.prompts, self.plan, picture)
         result["pictures"][backbone] = str(picture.relative_to(self.plan.out))
 
     def _finish(self, cell: Cell, folder: Path, result: dict[str, Any]) -> None:

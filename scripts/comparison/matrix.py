@@ -14,6 +14,9 @@ from text_to_3d import CONFIG_SETS, ROOT, STAGES, Stage, methods, slug
 CONFIGS = ROOT / "configs"
 PRESETS = CONFIGS / "presets"
 
+#: A column that trains nothing: the built-in world's own objects, scored like results.
+GROUND_TRUTH = "ground_truth"
+
 #: Names of the overlays in tables; others go by what was written.
 TITLES = {
     "sds": "SDS (DreamFusion)",
@@ -21,6 +24,7 @@ TITLES = {
     "uni_instruct_fkl": "Uni-Instruct FKL",
     "uni_instruct_rkl": "Uni-Instruct RKL",
     "uni_instruct_jkl": "Uni-Instruct JKL",
+    GROUND_TRUTH: "Ground truth",
 }
 
 #: Blocks of a configuration; an override whose key begins with none of them belongs to system.guidance.
@@ -124,7 +128,7 @@ class Plan:
                 [OmegaConf.to_container(OmegaConf.load(path)) for path in self.configs(stage, cell.column)],
                 self.stage_overrides(stage, cell.column),
             ]
-            for stage in self.stages
+            for stage in (self.stages if cell.column.method != GROUND_TRUTH else [])
         }
         scoring = [self.clip, self.clip_pretrained, self.aesthetic, self.protocol]
         identity = [settings, scoring, teacher, asdict(cell)]
@@ -139,13 +143,16 @@ def cells(columns: list[Column], prompts: list[str], seeds: list[int]) -> list[C
 
 def parse_column(text: str) -> Column:
     """``overlay`` or ``overlay:key=value,key=value``; ``gradient=exact`` is short for system.guidance.gradient.
+    ``ground_truth`` stands for the objects of the built-in world.
 
     Raises:
         ValueError: no such overlay, or an override that is none.
     """
     method, _, rest = text.partition(":")
-    if method not in methods():
-        raise ValueError(f"--methods {method!r} is no overlay of configs/methods; choices: {', '.join(methods())}")
+    if method not in (choices := [*methods(), GROUND_TRUTH]):
+        raise ValueError(f"--methods {method!r} is no overlay of configs/methods; choices: {', '.join(choices)}")
+    if method == GROUND_TRUTH and rest:
+        raise ValueError(f"--methods {text!r}: {GROUND_TRUTH} trains nothing, so that it has no settings")
     overrides = []
     for item in re.split(r",(?![^\[{]*[\]}])", rest) if rest else ():
         key, equals, value = item.strip().partition("=")

@@ -1,4 +1,4 @@
-"""What one trained stage is worth: 3D-CLIP, aesthetics, and ground truth where the prompt is of the built-in world."""
+"""What one asset is worth: 3D-CLIP, aesthetics, and ground truth where the prompt is of the built-in world."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uni_instruct_guidance.scoring.protocols import Protocol, get_protocol, ring
 from uni_instruct_guidance.scoring.sources import Views as Pictures
 from uni_instruct_guidance.scoring.summary import Scorers, summarise
 
-from .assets import render, surface
+from .assets import Asset
 from .matrix import Plan
 
 JUDGE = ROOT / "load" / "judge" / "shapes.safetensors"
@@ -62,9 +62,9 @@ def asked_or_none(prompt: str) -> Asked | None:
 
 
 def score(
-    trial: Path, backbone: str, prompt: str, prompts: tuple[str, ...], plan: Plan, picture: Path
+    asset: Asset, backbone: str, prompt: str, prompts: tuple[str, ...], plan: Plan, picture: Path
 ) -> dict[str, float]:
-    """All scores of a finished stage; a strip of four views goes to `picture`.
+    """All scores of an asset; a strip of four views goes to `picture`.
 
     Args:
         backbone: "nerf" or "mesh"; only a mesh has a surface to measure.
@@ -72,13 +72,13 @@ def score(
     """
     truth, asked, protocol = ground_truth(), asked_or_none(prompt), get_protocol(plan.protocol)
     scorers = make_scorers(plan.clip, plan.clip_pretrained, plan.aesthetic, prompts)
-    pictures = Pictures(trial, render(trial, protocol).rgb8, "checkpoint", protocol.label)
+    pictures = Pictures(picture, asset.render(protocol).rgb8, "checkpoint", protocol.label)
     scores = summarise(pictures, prompt, scorers).numbers
-    views = render(trial, ring_protocol(truth.ring))
+    views = asset.render(ring_protocol(truth.ring))
     if asked is not None:
         scores |= truth.of_views(asked, views.rgb, views.opacity)
         if backbone == "mesh":
-            scores |= truth.of_mesh(asked, *surface(trial))
+            scores |= truth.of_mesh(asked, *asset.surface())
     shown = [round(azimuth / 360 * truth.ring.count) for azimuth in SHOWN]
     with atomic_path(picture) as temporary:
         Image.fromarray(np.concatenate(list(views.rgb8[shown]), axis=1)).save(temporary, quality=88)

@@ -136,6 +136,25 @@ def test_nothing_finished_yet(arguments, capsys):
     assert "no run is finished yet" in capsys.readouterr().err
 
 
+def test_ground_truth_is_right_by_every_measure(arguments, tmp_path, capsys):
+    """Its column bounds what others can reach, so the measures must find nothing wrong with it; elsewhere than in the
+    built-in world there is none."""
+    (tmp_path / "prompts.txt").write_text("a blue chair\nan astronaut\n")
+    assert compare.main(["--methods", "ground_truth", *arguments, "--clip", "local-dir:load/clip/shapes"]) == 1
+    assert "failed: ground_truth · an astronaut · seed 0: ground_truth: prompt 'an astronaut' names no object" in (
+        capsys.readouterr().err
+    )
+    facts = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    (chair,) = [cell for cell in facts["cells"] if cell["prompt"] == "a blue chair"]
+    assert chair["cost"] == {}
+    for backbone in ("nerf", "mesh"):
+        scores = chair["scores"][backbone]
+        assert {scores[name] for name in ("class", "color", "pattern", "view", "r_precision")} == {1.0}
+        assert scores["janus"] == 0 and scores["iou"] > 0.85  # the nearest of eight others of its class
+    # marching cubes of other proportions: hundredths of an object of size one
+    assert scores["f_score"] > 0.95 and scores["chamfer"] < 0.02
+
+
 @pytest.mark.slow
 def test_the_matrix_on_a_ray_cluster(arguments, tmp_path, monkeypatch, capsys):
     """Two machines joined by RAY_ADDRESS, an NeRF for each of two methods, the same files as from this machine."""
@@ -150,5 +169,6 @@ def test_the_matrix_on_a_ray_cluster(arguments, tmp_path, monkeypatch, capsys):
         cluster.shutdown()
     rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
     assert [(row["method"], row["status"]) for row in rows] == [("sds", "done"), ("vsd", "done")]
+    capsys.readouterr()
     assert compare.main([*argv, "--engine", "local"]) == 0
     assert " to go" not in capsys.readouterr().err

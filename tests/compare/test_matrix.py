@@ -29,6 +29,7 @@ def test_overrides_behind_a_colon():
     ("labels", "message"),
     [
         (["dream"], "'dream' is no overlay of configs/methods; choices: di_pp"),
+        (["ground_truth:kappa=1"], "ground_truth trains nothing, so that it has no settings"),
         (["vsd:kappa"], "'kappa' is not of the form key=value"),
         (["vsd", "sds", "vsd"], "--methods: 'vsd' given twice"),
     ],
