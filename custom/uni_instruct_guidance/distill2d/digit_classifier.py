@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +108,8 @@ def accuracy(model: DigitClassifier, images: Float[Tensor, "n 1 8 8"], labels: I
 def save_classifier(model: DigitClassifier, path: Path, facts: dict[str, float | int]) -> None:
     """Half-precision safetensors in one rename; `facts` (accuracy, seed, …) go into its metadata."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-
-    def write(partial: Path) -> None:
-        save_file(state, partial, {"format": "pt", "digit_classifier": json.dumps(facts)})
-        os.chmod(partial, 0o644)  # safetensors keeps its files to their owner
-
-    atomically(path, write)
+    metadata = {"format": "pt", "digit_classifier": json.dumps(facts)}
+    atomically(path, lambda partial: save_file(state, partial, metadata))
 
 
 def load_classifier(path: str | Path) -> DigitClassifier:

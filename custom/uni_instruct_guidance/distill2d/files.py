@@ -14,8 +14,16 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         write(partial)
+        os.chmod(partial, _usual_mode())  # safetensors keeps its files to their owner
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _usual_mode() -> int:
+    """Of a new file; the mask can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
