@@ -152,7 +152,9 @@ def run_ray(work: Callable[[Any], Any], items: Iterable[Any], jobs: int) -> Iter
             try:
                 yield item, *ray.get(reference)
             except ray.exceptions.RayError as error:
-                yield item, None, f"Ray lost the task: {' '.join(str(error).split())}"
+                # the first sentence; pages of advice follow it
+                reason = " ".join(str(error).split()).partition(". ")[0]
+                yield item, None, f"Ray lost the task: {reason}"
     finally:
         ray.shutdown()
 
