@@ -1,13 +1,14 @@
 """Compare methods: every method x prompt x seed is trained, scored as NeRF and as mesh, and put into one table.
 
     python scripts/compare.py --methods sds vsd uni_instruct_rkl --prompts prompts/compare.txt --seeds 0 1
-    python scripts/compare.py --preset compare-cpu --methods vsd "uni_instruct_rkl:gradient=exact,kappa=1" …
+    python scripts/compare.py --preset compare-cpu --methods ground_truth vsd "uni_instruct_rkl:jacobian=full,kappa=1" …
     python scripts/compare.py … --engine ray            # over the machines of RAY_ADDRESS
     python scripts/compare.py … --table-only            # the table of what is finished so far
 
-A method is an overlay of configs/methods, with overrides behind a colon (`kappa=1` is system.guidance.kappa=1). What is
-finished is not run again unless its settings or the teacher changed; a killed comparison goes on where it was. A run
-that fails is named with its reason, the rest goes on, and the exit status is 1. Results: comparison.html, .csv, .json.
+A method is an overlay of configs/methods, with overrides behind a colon (`kappa=1` is system.guidance.kappa=1), or
+`ground_truth`, the built-in world's own objects. What is finished is not run again unless its settings or the teacher
+changed; a killed comparison goes on where it was. A run that fails is named with its reason, the rest goes on, and the
+exit status is 1. Results: comparison.html, .csv, .json.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from uni_instruct_guidance.scoring.summary import read_prompts
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns")
+    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns; also ground_truth")
     parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "compare.txt", help="one prompt a line")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
