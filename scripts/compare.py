@@ -34,7 +34,7 @@ from uni_instruct_guidance.scoring.summary import read_prompts
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns, ground_truth")
+    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns")
     parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "compare.txt", help="one prompt a line")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
