@@ -45,7 +45,8 @@ class Column:
     @property
     def title(self) -> str:
         """For tables."""
-        return self.label.replace(self.method, TITLES.get(self.method, self.method), 1).replace(":", ", ").rstrip(", ")
+        method, _, settings = self.label.partition(":")
+        return ", ".join(part for part in (TITLES.get(method, method), settings) if part)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ def test_overrides_behind_a_colon():
     )  # fmt: skip
     assert parse_column("vsd").title == "VSD (ProlificDreamer)"
     assert parse_column("uni_instruct_rkl:kappa=1").title == "Uni-Instruct RKL, kappa=1"
+    scheduled = parse_column("uni_instruct_rkl:schedule={9: {jacobian: full, kappa: 1}}")
+    assert scheduled.title == "Uni-Instruct RKL, schedule={9: {jacobian: full, kappa: 1}}"
+    assert scheduled.overrides == ("system.guidance.schedule={9: {jacobian: full, kappa: 1}}",)
 
 
 @pytest.mark.parametrize(
