@@ -57,6 +57,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("jobs", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    # overrides that stand right behind the columns
+    strays = [text for text in args.methods if "=" in text.partition(":")[0]]
+    args.methods = [text for text in args.methods if text not in strays]
+    args.overrides = [*strays, *args.overrides]
+    if not args.methods:
+        parser.error("--methods names no method")
     for override in args.overrides:
         if "=" not in override:
             parser.error(f"{override!r} is not of the form key=value")
@@ -73,16 +79,18 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def teacher_digest(plan: Plan) -> str:
-    """Of the teacher's U-Net where it is a local folder, else its name: a new teacher makes every result old."""
+    """Of all weights of a teacher in a local folder, else of its name: a new teacher makes every result old."""
     from omegaconf import OmegaConf
 
     key = "system.prompt_processor.pretrained_model_name_or_path"
     config = OmegaConf.load(CONFIGS / plan.stages[0].config.format(set=CONFIG_SETS[plan.config_set]))
     name = OmegaConf.select(OmegaConf.merge(config, OmegaConf.from_dotlist(list(plan.overrides))), key)
-    weights = sorted(Path(name).glob("unet/*.safetensors")) or sorted((ROOT / name).glob("unet/*.safetensors"))
+    weights = sorted(Path(name).glob("*/*.safetensors")) or sorted((ROOT / name).glob("*/*.safetensors"))
     digest = hashlib.sha256(name.encode())
     for path in weights:
-        digest.update(path.read_bytes())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):  # gigabytes for a real teacher
+                digest.update(block)
     return digest.hexdigest()[:24]
 
 

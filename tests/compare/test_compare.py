@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import compare
@@ -134,6 +135,21 @@ def test_mistakes_on_the_command_line(argv, message, capsys):
 def test_nothing_finished_yet(arguments, capsys):
     assert compare.main(["--methods", "sds", *arguments, "--table-only"]) == 1
     assert "no run is finished yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_new_teacher_makes_results_old(arguments, tiny_teacher, tmp_path, part):
+    """Whichever of its networks was trained again."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher, teacher)
+    argv = [*arguments, f"system.prompt_processor.pretrained_model_name_or_path={teacher}"]
+    before = setup(argv, ["sds"])[2].teacher
+    assert setup(argv, ["sds"])[2].teacher == before
+    (weights,) = (teacher / part).glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert setup(argv, ["sds"])[2].teacher != before
 
 
 def test_ground_truth_is_right_by_every_measure(arguments, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import compare
 import pytest
 from comparison import matrix
 from comparison.matrix import Cell, Plan, cells, parse_column, parse_columns, presets
@@ -85,3 +86,13 @@ def test_presets_hold_for_every_method(preset):
         assert content.trainer.max_steps > 0
         guidance = content.get("system", {}).get("guidance", {})
         assert not {"method", "divergence", "gradient", "kappa", "guidance_scale", "auxiliary"} & set(guidance)
+
+
+def test_overrides_may_stand_behind_the_columns():
+    """`--methods` takes all words that follow; what is no column there is an override."""
+    words = ["--methods", "vsd", "sds:kappa=1", "data.width=8", "system.guidance.schedule={9: {kappa: 1}}"]
+    args = compare.parse_arguments([*words, "--cpu", "seed=3"])
+    assert args.methods == ["vsd", "sds:kappa=1"]
+    assert args.overrides == [*words[3:], "seed=3"]
+    with pytest.raises(SystemExit):
+        compare.parse_arguments(["--methods", "data.width=8"])
