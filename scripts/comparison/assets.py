@@ -102,5 +102,9 @@ class WorldObject:
 
     def surface(self) -> Surface:
         """By marching cubes."""
+        return self._mesh
+
+    @cached_property
+    def _mesh(self) -> Surface:
         instance = self.instance
         return instance_mesh(instance.class_name, instance.color, instance.pattern, FIRST_SEED + self.seed)[:2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 # Keys that every stage has.
@@ -21,3 +23,17 @@ def arguments(tiny_teacher, tmp_path):
     teacher = f"system.prompt_processor.pretrained_model_name_or_path={tiny_teacher}"
     options = ["--prompts", str(prompts), "--seeds", "0", "--out", str(tmp_path / "out"), "--cpu", "--jobs", "1"]
     return [*options, teacher, f"system.guidance.bank_dir={tmp_path}/bank", *SMALL]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two Ray machines of one core each, as far as Ray can tell; ours is found by RAY_ADDRESS."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.second = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    yield cluster
+    cluster.shutdown()

@@ -94,20 +94,6 @@ def node_of(seconds: float) -> str:
     return pytest.importorskip("ray").get_runtime_context().get_node_id()
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """Two Ray machines of one core each, as far as Ray can tell; ours is found by RAY_ADDRESS."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.second = cluster.add_node(num_cpus=1)
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    yield cluster
-    cluster.shutdown()
-
-
 @pytest.mark.slow
 def test_ray_over_two_machines(cluster):
     """Both take items; when one goes down its item is named, and the other machine does what is left."""
