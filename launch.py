@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scripts import _interpreter  # noqa: F401  first: the project's environment, whatever python was called
+
 ROOT = Path(__file__).resolve().parent
 PORTABLE = ROOT / "portable"
 HOSTS = ("auto", "builtin", "threestudio")
@@ -117,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if args.gpu != "cpu" and "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
-    sys.path.insert(0, str(PORTABLE))
+    import uni_instruct_3d  # noqa: F401  opens the house: built-in host and extension
     from threestudio.runner import run  # after CUDA_VISIBLE_DEVICES, which torch reads once
 
     extension_folders = [ROOT / "custom", Path.cwd() / "custom"]

@@ -17,10 +17,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
-
+import _environment  # noqa: F401
 from tqdm import tqdm
 
+from uni_instruct_3d import ROOT
 from uni_instruct_guidance.distill2d.ablation import (
     CELLS,
     Assessment,
@@ -42,8 +42,6 @@ from uni_instruct_guidance.distill2d.ablation_report import (
 )
 from uni_instruct_guidance.distill2d.callbacks import atomically
 from uni_instruct_guidance.distill2d.config import DistillConfig, read_config
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

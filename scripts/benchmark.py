@@ -1,4 +1,4 @@
-"""Benchmarks, one subcommand each; every module of `scripts/benchmarks` is one.
+"""Benchmarks, one subcommand each; every module of `uni_instruct_3d/benchmarks` is one.
 
     python scripts/benchmark.py core
     python scripts/benchmark.py core --help
@@ -18,11 +18,10 @@ import platform
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
-
-import benchmarks
+import _environment  # noqa: F401
 import torch
+
+from uni_instruct_3d import benchmarks
 
 
 def machine() -> dict[str, str | int]:
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", choices=names)
     chosen, rest = parser.parse_args(given[:1]), given[1:]
-    module = importlib.import_module(f"benchmarks.{chosen.benchmark}")
+    module = importlib.import_module(f"uni_instruct_3d.benchmarks.{chosen.benchmark}")
 
     options = argparse.ArgumentParser(
         prog=f"benchmark.py {chosen.benchmark}",

@@ -20,15 +20,14 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
+import _environment  # noqa: F401
 
-from comparison.cell import BACKBONES, CellRunner, failed, read_result
-from comparison.engines import ENGINES, visible_gpus
-from comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets
-from comparison.table import Results, as_csv, as_json, failures, tables
-from text_to_3d import CONFIG_SETS, ROOT
-
+from uni_instruct_3d import ROOT
+from uni_instruct_3d.comparison.cell import BACKBONES, CellRunner, failed, read_result
+from uni_instruct_3d.comparison.engines import ENGINES, visible_gpus
+from uni_instruct_3d.comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets
+from uni_instruct_3d.comparison.table import Results, as_csv, as_json, failures, tables
+from uni_instruct_3d.pipeline.stages import CONFIG_SETS
 from uni_instruct_guidance.scoring.summary import read_prompts
 
 
@@ -110,7 +109,7 @@ def check_scoring(plan: Plan, prompts: tuple[str, ...]) -> None:
     Raises:
         ValueError: unknown protocol, CLIP or weights.
     """
-    from comparison.scores import asked_or_none, get_protocol, make_scorers
+    from uni_instruct_3d.comparison.scores import asked_or_none, get_protocol, make_scorers
 
     get_protocol(plan.protocol)
     say(f"scored by {make_scorers(plan.clip, plan.clip_pretrained, plan.aesthetic, prompts).clip.label}")
@@ -141,9 +140,8 @@ def run(plan: Plan, matrix: list[Cell], runner: CellRunner, args: argparse.Names
 
 def write(plan: Plan, results: Results, columns: list[Column], baseline: Column) -> str:
     """Table files and the page; returns the tables as Markdown."""
-    from comparison.page import write_page
-
     from threestudio.utils.files import atomic_path
+    from uni_instruct_3d.comparison.page import write_page
 
     found = tables(results, columns, baseline, plan.backbones)
     facts = {"clip": plan.clip, "protocol": plan.protocol, "config_set": plan.config_set, "preset": plan.preset,

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
+import _environment  # noqa: F401
 
 from uni_instruct_guidance.distill2d.convert import convert_edm
 from uni_instruct_guidance.distill2d.networks import CheckpointError

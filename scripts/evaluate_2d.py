@@ -18,11 +18,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
-
+import _environment  # noqa: F401
 import torch
 from tqdm import tqdm
 
+from uni_instruct_3d import ROOT
 from uni_instruct_guidance.distill2d.callbacks import atomically, save_grid
 from uni_instruct_guidance.distill2d.config import read_config
 from uni_instruct_guidance.distill2d.data import load_data
@@ -40,7 +40,7 @@ from uni_instruct_guidance.distill2d.networks.checkpoint import load_edm
 from uni_instruct_guidance.distill2d.sampling import HeunSampler, one_step
 from uni_instruct_guidance.distill2d.trainer import DistillConfig, check_fit, load_start
 
-DIGITS_JUDGE = Path(__file__).resolve().parents[1] / "load" / "judge" / "digits.safetensors"
+DIGITS_JUDGE = ROOT / "load" / "judge" / "digits.safetensors"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -10,18 +10,15 @@ Writes `table.md`, `results.json` and pictures into `--out`.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
-
-from lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
-from lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
-from lab2d.targets import TARGETS
-from lab2d.training import LabConfig
+import _environment  # noqa: F401
 from tqdm import tqdm
 
+from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
+from uni_instruct_3d.lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
+from uni_instruct_3d.lab2d.targets import TARGETS
+from uni_instruct_3d.lab2d.training import LabConfig
 from uni_instruct_guidance.core import WEIGHTINGS
 
 

@@ -7,14 +7,13 @@ python scripts/look_at_world.py train.png --batch 160        # what training see
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+import _environment  # noqa: F401
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "portable"))
-from shapes_world import CLASSES, COLORS, make_instance, render, sample_batch
+from uni_instruct_3d.shapes_world import CLASSES, COLORS, make_instance, render, sample_batch
 
 CAMERAS = ((0, 15), (90, 15), (180, 15), (20, 70))  # azimuth and elevation of front, side, back, overhead
 PATTERN_CAMERA = (35, 30)

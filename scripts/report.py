@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
+import _environment  # noqa: F401
 
-from report import read_stage, write_report
+from uni_instruct_3d.report import read_stage, write_report
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,9 +17,7 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
-
+import _environment  # noqa: F401
 import numpy as np
 from tqdm import tqdm
 

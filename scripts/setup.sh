@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make or refresh the virtual environment .venv from requirements.txt. Does nothing when it is up to date.
+# Make or refresh the virtual environment .venv: requirements.txt, and the project itself (pip install -e .).
+# Does nothing when it is up to date.
 # Sourced or run by the other scripts; prints what it does.
 #   PYTHON   interpreter to build with (default: python3)
 set -euo pipefail
@@ -12,7 +13,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
     echo "setup: $python is missing or older than 3.10; install Python >= 3.10 or set PYTHON=/path/to/python3" >&2
     exit 2
 fi
-wanted="$("$python" -c 'import hashlib,sys; print(hashlib.sha256(open(sys.argv[1],"rb").read()).hexdigest())' "$root/requirements.txt")"
+wanted="$("$python" -c 'import hashlib,sys; print(hashlib.sha256(b"".join(open(f,"rb").read() for f in sys.argv[1:])).hexdigest())' "$root/requirements.txt" "$root/pyproject.toml")"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     echo "setup: .venv is up to date"
 else
@@ -22,6 +23,7 @@ else
     fi
     echo "setup: installing requirements.txt (some gigabytes the first time, a few minutes)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable "$root"
     echo "$wanted" > "$stamp"
 fi
 "$venv/bin/python" - <<'PY'

@@ -9,18 +9,16 @@ Writes quality.json, quality.md and one grid per class (rows: colours, columns: 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
-
+import _environment  # noqa: F401
 import torch
-from teacher_factory.export import load_pipeline
-from teacher_factory.judge import load_judge
-from teacher_factory.presets import ReportConfig
-from teacher_factory.report import insert_table, make_report, table
 
-import shapes_world
+from uni_instruct_3d import shapes_world
+from uni_instruct_3d.teacher_factory.export import load_pipeline
+from uni_instruct_3d.teacher_factory.judge import load_judge
+from uni_instruct_3d.teacher_factory.presets import ReportConfig
+from uni_instruct_3d.teacher_factory.report import insert_table, make_report, table
 
 
 def main() -> None:

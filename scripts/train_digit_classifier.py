@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
-
+import _environment  # noqa: F401
 from tqdm import tqdm
 
+from uni_instruct_3d import ROOT
 from uni_instruct_guidance.distill2d.data import DataConfig, load_data
 from uni_instruct_guidance.distill2d.digit_classifier import ClassifierConfig, save_classifier, train_classifier
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str] | None = None) -> float:

@@ -8,9 +8,8 @@ The same command goes on where a run was stopped; the network is <out>/network.s
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom"))
+import _environment  # noqa: F401
 
 from uni_instruct_guidance.distill2d.cli import main
 from uni_instruct_guidance.distill2d.trainer import EDMConfig, train_edm

@@ -10,15 +10,14 @@ Every phase goes on where it was stopped. Work files live in ``--work``, the res
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "portable"))
-
+import _environment  # noqa: F401
 import torch
-from teacher_factory.factory import PHASES, Factory
-from teacher_factory.presets import PRESETS
+
+from uni_instruct_3d.teacher_factory.factory import PHASES, Factory
+from uni_instruct_3d.teacher_factory.presets import PRESETS
 
 
 def main() -> None:

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import compare
 import pytest
-from comparison import stages
-from comparison.cell import CellRunner, read_result
-from comparison.matrix import cells, parse_columns
-from comparison.stages import Cost, StageError, run_stage
+
+from uni_instruct_3d.comparison import stages
+from uni_instruct_3d.comparison.cell import CellRunner, read_result
+from uni_instruct_3d.comparison.matrix import cells, parse_columns
+from uni_instruct_3d.comparison.stages import Cost, StageError, run_stage
 
 
 def setup(argv: list[str], labels: list[str]):

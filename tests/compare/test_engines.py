@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from comparison.engines import run_local, run_ray
+
+from uni_instruct_3d.comparison.engines import run_local, run_ray
 
 ITEMS = [4.0, -1.0, 9.0, 16.0]
 
@@ -61,8 +62,8 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, time, os\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[2] / 'scripts')!r})\n"
-        "from comparison.engines import run_local\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from uni_instruct_3d.comparison.engines import run_local\n"
         "def work(seconds):\n    print(os.getpid(), flush=True)\n    time.sleep(seconds)\n"
         "if __name__ == '__main__':\n    list(run_local(work, [60], 1))\n"
     )

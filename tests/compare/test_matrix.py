@@ -7,9 +7,10 @@ from pathlib import Path
 
 import compare
 import pytest
-from comparison import matrix
-from comparison.matrix import Cell, Plan, cells, parse_column, parse_columns, presets
 from omegaconf import OmegaConf
+
+from uni_instruct_3d.comparison import matrix
+from uni_instruct_3d.comparison.matrix import Cell, Plan, cells, parse_column, parse_columns, presets
 
 ROOT = Path(__file__).parents[2]
 PLAN = Plan(out=Path("out"), preset="compare-cpu")

@@ -9,8 +9,10 @@ import math
 
 import numpy as np
 import pytest
-from comparison.matrix import Cell, Column
-from comparison.table import (
+from scipy import stats
+
+from uni_instruct_3d.comparison.matrix import Cell, Column
+from uni_instruct_3d.comparison.table import (
     METRICS,
     as_csv,
     as_json,
@@ -23,7 +25,6 @@ from comparison.table import (
     score_table,
     tables,
 )
-from scipy import stats
 
 SDS, VSD = Column("sds", "sds"), Column("vsd", "vsd")
 CLIP = METRICS[0]

@@ -7,7 +7,8 @@ import time
 import benchmark
 import pytest
 import torch
-from benchmarks.distill2d import Shares
+
+from uni_instruct_3d.benchmarks.distill2d import Shares
 
 
 def test_every_figure_is_there(tmp_path):

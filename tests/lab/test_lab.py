@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab2d.experiments import default_experiments, kappa_sweep, plan, run_job
-from lab2d.metrics import assess
-from lab2d.report import kappa_plot, picture_grid, table
-from lab2d.targets import TARGETS, Mixture
-from lab2d.training import LabConfig, Trainer
 
+from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_job
+from uni_instruct_3d.lab2d.metrics import assess
+from uni_instruct_3d.lab2d.report import kappa_plot, picture_grid, table
+from uni_instruct_3d.lab2d.targets import TARGETS, Mixture
+from uni_instruct_3d.lab2d.training import LabConfig, Trainer
 from uni_instruct_guidance.core import METHODS, calibration, get_method
 
 TINY = LabConfig(steps=4, batch=32, width=8, pretrain=2)

@@ -15,13 +15,13 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
-from report import read_stage, write_report
-from report.charts import charts, summary
-from report.page import BRIGHTER, viewer
 
 from threestudio.models.mesh import Mesh
 from threestudio.utils.images import write_video
 from threestudio.utils.saving import SaverMixin
+from uni_instruct_3d.report import read_stage, write_report
+from uni_instruct_3d.report.charts import charts, summary
+from uni_instruct_3d.report.page import BRIGHTER, viewer
 
 SETTINGS = (
     "name: mug\nsystem:\n  prompt_processor:\n    prompt: a <red> mug & spoon\n  loss:\n    lambda_sparsity: 1.0\n"
@@ -156,7 +156,7 @@ def test_an_interrupted_report_leaves_the_old_one(trial, tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("report.page.os.replace", fail)
+    monkeypatch.setattr("uni_instruct_3d.report.page.os.replace", fail)
     with pytest.raises(KeyboardInterrupt):
         write_report([read_stage(trial)], out)
     assert out.read_text() == "old" and not list(tmp_path.glob("*.tmp"))

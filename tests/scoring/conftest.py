@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import threestudio  # noqa: F401
-from shapes_world import instance_mesh
+from uni_instruct_3d.shapes_world import instance_mesh
 from uni_instruct_guidance.scoring import ClipScorer, get_protocol
 from uni_instruct_guidance.scoring.meshes import coloured
 

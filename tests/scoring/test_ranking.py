@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from benchmarks import ranking
+
+from uni_instruct_3d.benchmarks import ranking
 
 
 def measure(*options):

@@ -10,9 +10,9 @@ import score
 import torch
 from PIL import Image
 
-from shapes_world import instance_mesh
 from threestudio.models.mesh import Mesh
 from threestudio.utils.mesh_files import glb_bytes, obj_text
+from uni_instruct_3d.shapes_world import instance_mesh
 
 SMALL = ["--views", "2", "--size", "64", "--device", "cpu"]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import text_to_3d
 import trimesh
+
+from uni_instruct_3d.pipeline import cli, stages
 
 # Small enough for a test; keys that a stage does not have would be refused, so these are common to all three.
 SMALL = [
@@ -24,13 +25,13 @@ SMALL = [
     ],
 )
 def test_folder_names_are_safe(prompt, name):
-    assert text_to_3d.slug(prompt) == name
+    assert stages.slug(prompt) == name
 
 
 def test_long_and_wordless_prompts_keep_apart():
-    long = [text_to_3d.slug("very " * 100 + end) for end in ("big", "small")]
+    long = [stages.slug("very " * 100 + end) for end in ("big", "small")]
     assert len(set(long)) == 2 and all(len(name) <= 70 for name in long)
-    assert text_to_3d.slug("花瓶") != text_to_3d.slug("杯子")
+    assert stages.slug("花瓶") != stages.slug("杯子")
 
 
 @pytest.mark.parametrize(
@@ -45,12 +46,12 @@ def test_long_and_wordless_prompts_keep_apart():
 )
 def test_mistakes_are_named(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        text_to_3d.main(argv)
+        cli.main(argv)
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_stage_needs_the_one_before(tmp_path, capsys):
-    assert text_to_3d.main(["a mug", "--stages", "texture", "--out", str(tmp_path)]) == 2
+    assert cli.main(["a mug", "--stages", "texture", "--out", str(tmp_path)]) == 2
     assert "texture needs geometry first" in capsys.readouterr().err
 
 
@@ -58,7 +59,7 @@ def test_prompt_to_files_and_again(tiny_teacher, tmp_path, capfd):
     """NeRF, mesh, texture, export, report; a second call finds everything done; a failing stage says so."""
     argv = ["a red mug", "--out", str(tmp_path), "--gpu", "cpu", "--method", "vsd"]
     argv += [f"system.prompt_processor.pretrained_model_name_or_path={tiny_teacher}", *SMALL]
-    assert text_to_3d.main(argv) == 0
+    assert cli.main(argv) == 0
     folder = tmp_path / "a-red-mug"
     assert all((folder / stage / "done").is_file() for stage in ("nerf", "geometry", "texture"))
     exported = folder / "texture" / "save" / "it3-export"
@@ -68,9 +69,9 @@ def test_prompt_to_files_and_again(tiny_teacher, tmp_path, capfd):
     assert (folder / "report.html").stat().st_size > 10_000
     capfd.readouterr()
     before = {stage: (folder / stage / "ckpts" / "last.ckpt").stat().st_mtime for stage in ("nerf", "texture")}
-    assert text_to_3d.main(argv) == 0
+    assert cli.main(argv) == 0
     said = capfd.readouterr().out
     assert said.count("is finished") == 3 and "report.html" in said
     assert before == {stage: (folder / stage / "ckpts" / "last.ckpt").stat().st_mtime for stage in before}
-    assert text_to_3d.main([*argv, "--name", "other", "system.nonsense=1"]) == 2
+    assert cli.main([*argv, "--name", "other", "system.nonsense=1"]) == 2
     assert "nonsense" in capfd.readouterr().err and not (tmp_path / "other").exists()

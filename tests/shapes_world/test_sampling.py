@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shapes_world import CLASSES, COLORS, PATTERNS, VIEWS, is_held_out, sample_batch, view_word
+from uni_instruct_3d.shapes_world import CLASSES, COLORS, PATTERNS, VIEWS, is_held_out, sample_batch, view_word
 
 SIZE = 16
 

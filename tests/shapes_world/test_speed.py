@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from shapes_world import sample_batch
+from uni_instruct_3d.shapes_world import sample_batch
 
 
 def test_an_image_takes_milliseconds():

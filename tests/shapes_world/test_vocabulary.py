@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shapes_world import (
+from uni_instruct_3d.shapes_world import (
     CLASSES,
     COLORS,
     HELD_OUT,

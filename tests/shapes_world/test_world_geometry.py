@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 
-from shapes_world import CLASSES, VIEW_CLASSES, Light, fit_distance, instance_mesh, look_at, make_instance, render
-from shapes_world.kernel import HIT, distances
-from shapes_world.palette import COLOR_ALBEDO, SECOND_TONE
+from uni_instruct_3d.shapes_world import (
+    CLASSES,
+    VIEW_CLASSES,
+    Light,
+    fit_distance,
+    instance_mesh,
+    look_at,
+    make_instance,
+    render,
+)
+from uni_instruct_3d.shapes_world.kernel import HIT, distances
+from uni_instruct_3d.shapes_world.palette import COLOR_ALBEDO, SECOND_TONE
 
 FLAT = Light(ambient=1.0, diffuse=0.0, sky=0.0)  # the picture is the albedo itself
 FOVY = 50.0

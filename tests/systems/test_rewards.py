@@ -9,13 +9,13 @@ import open_clip
 import pytest
 import torch
 from prompt_stub import StubPrompts, cameras
-from teacher_factory.clip import build_clip, save_clip
-from teacher_factory.presets import ClipConfig
 
 import threestudio
 import uni_instruct_guidance.guidance
 import uni_instruct_guidance.systems  # noqa: F401
-from shapes_world import make_instance, render
+from uni_instruct_3d.shapes_world import make_instance, render
+from uni_instruct_3d.teacher_factory.clip import build_clip, save_clip
+from uni_instruct_3d.teacher_factory.presets import ClipConfig
 from uni_instruct_guidance.scoring.rewards import build_reward
 
 PROMPTS = SimpleNamespace(prompt="a red mug", prompts_vd=["a red mug, side view", "a red mug, front view"])

@@ -9,8 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_world
-from teacher_factory.factory import PHASES, Factory
-from teacher_factory.presets import PRESETS
+
+from uni_instruct_3d.teacher_factory.factory import PHASES, Factory
+from uni_instruct_3d.teacher_factory.presets import PRESETS
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from teacher_factory.loop import Trainer, atomic_save, ema_decay, learning_rate, step_generator
-from teacher_factory.presets import OptimConfig
 from torch import nn
+
+from uni_instruct_3d.teacher_factory.loop import Trainer, atomic_save, ema_decay, learning_rate, step_generator
+from uni_instruct_3d.teacher_factory.presets import OptimConfig
 
 OPTIM = OptimConfig(steps=12, batch=4, lr=1e-2, warmup=3, decay=0.5)
 

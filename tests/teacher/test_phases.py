@@ -12,12 +12,13 @@ import pytest
 import torch
 import toy_world
 from diffusers import StableDiffusionPipeline
-from teacher_factory import data, diffusion, report, vae
-from teacher_factory.clip import drop_facts, load_clip, matches
-from teacher_factory.export import check_weights, load_pipeline
-from teacher_factory.judge import load_judge, view_loss
-from teacher_factory.presets import PRESETS
-from teacher_factory.tokenizer import write_tokenizer
+
+from uni_instruct_3d.teacher_factory import data, diffusion, report, vae
+from uni_instruct_3d.teacher_factory.clip import drop_facts, load_clip, matches
+from uni_instruct_3d.teacher_factory.export import check_weights, load_pipeline
+from uni_instruct_3d.teacher_factory.judge import load_judge, view_loss
+from uni_instruct_3d.teacher_factory.presets import PRESETS
+from uni_instruct_3d.teacher_factory.tokenizer import write_tokenizer
 
 
 def test_stock_pipeline_draws_known_and_unknown_words(tiny_run):

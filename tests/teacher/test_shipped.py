@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from teacher_factory.clip import load_clip, retrieval
-from teacher_factory.data import ARRAYS, Renders
-from teacher_factory.export import check_weights, load_pipeline
-from teacher_factory.judge import accuracy, load_judge
-from teacher_factory.presets import ReportConfig
-from teacher_factory.report import draw
 
-import shapes_world
+from uni_instruct_3d import shapes_world
+from uni_instruct_3d.teacher_factory.clip import load_clip, retrieval
+from uni_instruct_3d.teacher_factory.data import ARRAYS, Renders
+from uni_instruct_3d.teacher_factory.export import check_weights, load_pipeline
+from uni_instruct_3d.teacher_factory.judge import accuracy, load_judge
+from uni_instruct_3d.teacher_factory.presets import ReportConfig
+from uni_instruct_3d.teacher_factory.report import draw
 
 LOAD = Path(__file__).resolve().parents[2] / "load"
 TEACHER, CLIP, JUDGE = LOAD / "teachers" / "shapes", LOAD / "clip" / "shapes", LOAD / "judge" / "shapes.safetensors"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from teacher_factory import load_judge
-from world_metrics import Asked, GroundTruth, Ring, asked_by, judge_views
 
-from shapes_world import CLASSES, COLORS, PATTERNS, instance_mesh, make_instance, render
-from shapes_world.vocabulary import PREFIXES, prompt
+from uni_instruct_3d.shapes_world import CLASSES, COLORS, PATTERNS, instance_mesh, make_instance, render
+from uni_instruct_3d.shapes_world.vocabulary import PREFIXES, prompt
+from uni_instruct_3d.teacher_factory import load_judge
+from uni_instruct_3d.world_metrics import Asked, GroundTruth, Ring, asked_by, judge_views
 
 RING = Ring(size=64)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import trimesh
-from world_metrics import chamfer, f_score, nearest_shape, silhouette_iou, surface_points
+
+from uni_instruct_3d.world_metrics import chamfer, f_score, nearest_shape, silhouette_iou, surface_points
 
 COUNT = 8000
 # Spacing of COUNT points on a unit sphere is √(4π / COUNT) ≈ 0.04; the nearest of another set lies half of it away.

@@ -6,10 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
-from teacher_factory import Judge
 
-from shapes_world import COLORS, PATTERNS, instance_mesh, make_instance, render
-
+from ..shapes_world import COLORS, PATTERNS, instance_mesh, make_instance, render
+from ..teacher_factory import Judge
 from .asked import Asked
 from .shape import nearest_shape, silhouette_iou, surface_points
 from .views import Ring, judge_views

@@ -14,10 +14,11 @@ import torch
 from tqdm import tqdm
 
 import threestudio  # noqa: F401  its host's rasteriser draws
-from shapes_world import CLASSES, COLORS, PATTERNS, instance_mesh
 from uni_instruct_guidance.scoring import BUILTIN, PROTOCOLS, ClipScorer, first_in_list, get_protocol
 from uni_instruct_guidance.scoring.meshes import Surface, coloured
 from uni_instruct_guidance.scoring.rendering import LIGHTS, get_light, render_surface
+
+from ..shapes_world import CLASSES, COLORS, PATTERNS, instance_mesh
 
 COMBINATIONS = [(name, color) for color in COLORS for name in CLASSES]
 # Proportions that no training render has: training draws them from other streams.

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from teacher_factory import load_judge
-from text_to_3d import ROOT
-from world_metrics import Asked, GroundTruth, Ring, asked_by
 
 from threestudio.utils.files import atomic_path
 from uni_instruct_guidance.scoring.aesthetic import AestheticScorer
@@ -19,6 +16,9 @@ from uni_instruct_guidance.scoring.protocols import Protocol, get_protocol, ring
 from uni_instruct_guidance.scoring.sources import Views as Pictures
 from uni_instruct_guidance.scoring.summary import Scorers, summarise
 
+from .. import ROOT
+from ..teacher_factory import load_judge
+from ..world_metrics import Asked, GroundTruth, Ring, asked_by
 from .assets import Asset
 from .matrix import Plan
 

@@ -13,11 +13,10 @@ import statistics
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from .. import ROOT
 
 # name -> overrides of system.guidance in the configuration
 STEPS = {

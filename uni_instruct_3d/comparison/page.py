@@ -6,8 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from report.page import STYLE, data_uri, html_table
-
+from ..report.page import STYLE, data_uri, html_table
 from .matrix import Cell, Column
 from .table import BACKBONE_TITLES, Results, Table, failures
 

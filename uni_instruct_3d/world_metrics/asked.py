@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shapes_world import CLASSES, COLORS, OBJECT_CLASSES, PATTERNS
-from shapes_world.vocabulary import PREFIXES
+from ..shapes_world import CLASSES, COLORS, OBJECT_CLASSES, PATTERNS
+from ..shapes_world.vocabulary import PREFIXES
 
 
 class Asked(NamedTuple):

@@ -12,12 +12,12 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from .. import ROOT
+
 #: Where workers find the project, whatever started them.
-PATHS = [str(ROOT / name) for name in ("scripts", "portable", "custom")]
+PATHS = [str(ROOT), *(str(ROOT / name) for name in ("portable", "custom"))]
 #: A worker is replaced after so many items: whatever libraries leave behind in memory stays bounded.
 ITEMS_PER_WORKER = 24
 

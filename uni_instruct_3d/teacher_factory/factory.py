@@ -38,7 +38,7 @@ class Factory:
         self.work, self.teacher, self.clip, self.judge = Path(work), Path(teacher), Path(clip), Path(judge)
         self._foreign_world = world
         if world is None:
-            import shapes_world as world
+            from .. import shapes_world as world
         self.world = world
 
     def run(self, phase: str) -> None:

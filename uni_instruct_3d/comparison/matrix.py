@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from text_to_3d import CONFIG_SETS, ROOT, STAGES, Stage, methods, slug
+
+from .. import ROOT
+from ..pipeline.stages import CONFIG_SETS, STAGES, Stage, methods, slug
 
 CONFIGS = ROOT / "configs"
 PRESETS = CONFIGS / "presets"

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from text_to_3d import ROOT, Stage, quoted
 from torch import nn
 
 from threestudio.extensions import load_extensions
@@ -21,6 +20,8 @@ from threestudio.runner import run
 from threestudio.utils.files import atomic_path
 from threestudio.utils.misc import set_device
 
+from .. import ROOT
+from ..pipeline.stages import Stage, quoted
 from .matrix import Cell, Plan
 
 

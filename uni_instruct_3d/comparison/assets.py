@@ -10,13 +10,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from world_metrics import Asked
 
-from shapes_world import COLORS, PATTERNS, Instance, instance_mesh, make_instance
-from shapes_world.render import render_c2w
 from threestudio.utils.misc import get_device
 from uni_instruct_guidance.scoring.checkpoints import camera_batch, load_scene, scene_framing
 from uni_instruct_guidance.scoring.protocols import Protocol as Cameras
+
+from ..shapes_world import COLORS, PATTERNS, Instance, instance_mesh, make_instance
+from ..shapes_world.render import render_c2w
+from ..world_metrics import Asked
 
 Surface = tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]
 #: Of the world's objects that are scored themselves.

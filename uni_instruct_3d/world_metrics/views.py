@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from teacher_factory import Judge
 
-from shapes_world import VIEW_CLASSES, fit_distance, view_word
-
+from ..shapes_world import VIEW_CLASSES, fit_distance, view_word
+from ..teacher_factory import Judge
 from .asked import Asked
 
 

@@ -68,7 +68,7 @@ def _render_shard(world: World, folder: Path, index: int, spec: dict[str, Any]) 
 
 
 def _import_world_and_render(folder: Path, index: int, spec: dict[str, Any]) -> int:
-    import shapes_world
+    from .. import shapes_world
 
     return _render_shard(shapes_world, folder, index, spec)
 
