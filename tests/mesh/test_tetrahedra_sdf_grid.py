@@ -174,11 +174,29 @@ def test_clean_levels_removes_specks_and_fills_cavities():
     ball, hole, speck = distance([0.5, 0.5, 0.5], 0.35), distance([0.55, 0.5, 0.5], 0.12), distance([0.9] * 3, 0.06)
     twin = distance([0.1, 0.1, 0.1], 0.09)
     dirty = torch.minimum(torch.minimum(torch.maximum(ball, -hole), speck), twin)
-    level, n_specks, n_cavities = clean_levels(dirty, edges, boundary, min_share=0.05)
+    level, n_specks, n_cavities = clean_levels(dirty, vertices, edges, boundary, min_share=0.1)
     assert (n_specks, n_cavities) == (2, 1)
     assert torch.equal(level <= 0, ball <= 0)
     torch.testing.assert_close(level.abs(), dirty.abs(), atol=1e-30, rtol=0)
-    kept, n_specks, _ = clean_levels(dirty, edges, boundary, min_share=0.01)
+    # the twin fills (0.09 / 0.35)^2 = 6 % of a picture and the speck 3 %, plus half a cell of 0.054 all around
+    kept, n_specks, _ = clean_levels(dirty, vertices, edges, boundary, min_share=0.07)
     assert n_specks == 1 and torch.equal(kept <= 0, (ball <= 0) | (twin <= 0))
-    none, *counts = clean_levels(torch.ones(len(vertices)), edges, boundary, min_share=0.1)
+    none, *counts = clean_levels(torch.ones(len(vertices)), vertices, edges, boundary, min_share=0.1)
     assert counts == [0, 0] and (none > 0).all()
+
+
+def test_a_loose_leaf_stays_and_a_lump_that_nobody_sees_goes():
+    """What counts is the part's picture, not its size: a leaf has less than 1 % of the points and is seen, a lump of
+    more points inside a shell is never seen."""
+    vertices, tets = tetrahedral_grid(32)
+    edges, boundary = tetrahedra_edges(tets), ((vertices == 0) | (vertices == 1)).any(-1)
+    centre = vertices - 0.45
+    leaf = torch.maximum((vertices[:, 0] - 0.93).abs() - 0.02, (vertices[:, 1:] - 0.45).norm(dim=-1) - 0.12)
+    shell = (centre.norm(dim=-1) - 0.37).abs() - 0.06
+    lump = centre.norm(dim=-1) - 0.12
+    dirty = torch.minimum(torch.minimum(leaf, shell), lump)
+    assert 0 < (leaf <= 0).sum() < 0.01 * (shell <= 0).sum() < (lump <= 0).sum()
+    level, n_specks, n_cavities = clean_levels(dirty, vertices, edges, boundary, min_share=0.01)
+    assert n_specks == 1 and n_cavities == 1
+    # the lump goes, and then the empty room in which it was is filled
+    assert torch.equal(level <= 0, torch.minimum(leaf, centre.norm(dim=-1) - 0.43) <= 0)
