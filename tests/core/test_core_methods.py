@@ -51,7 +51,7 @@ def test_schedule_switches_the_divergence():
     [
         (dict(name="nerf"), "method='nerf'.*sds, dds, vsd"),
         (dict(divergence="kl"), "divergence='kl'.*fkl"),
-        (dict(gradient="true"), "gradient='true'.*exact, paper, di, di_weighted"),
+        (dict(gradient="true"), "gradient='true'.*exact, paper, by_parts, di, di_weighted"),
         (dict(jacobian="half"), "jacobian='half'.*none, full"),
         (dict(weighting="snr"), "weighting='snr'.*theory"),
         (dict(distance="l1"), "distance='l1'.*l2, pseudo_huber"),

@@ -22,6 +22,8 @@ from .training import LabConfig, Trainer
 BASELINES = ("sds", "vsd", "diff_instruct", "dmd", "dmd2", "sim", "sid", "sida", "f_distill")
 # Beside a gradient of order one per sample (weighting epsilon).
 GAN_WEIGHT = 0.3
+# Share of the samples that the boundary terms of the gradient by parts get, where they are on.
+BOUNDARY = 0.25
 KAPPAS = (-0.4, 0.0, 0.5, 1.0)
 SWEEP_WEIGHTINGS = ("uniform", "epsilon", "x0_normalised")
 SWEEP_DIVERGENCES = ("fkl", "rkl", "jkl", "chi2", "js")
@@ -38,14 +40,17 @@ class Experiment:
 def uni_instruct(divergence: str, gradient: str, kappa: float = 0.0, gan: float = 0.0, **options) -> Experiment:
     """Uni-Instruct, by default without adversarial term."""
     options |= {"divergence": divergence, "gradient": gradient, "kappa": kappa, "auxiliary": {"gan": gan}}
-    return Experiment(f"uni_{divergence}_{gradient}{'_gan' if gan else ''}", get_method("uni_instruct", **options))
+    extra = ("_boundary" if options.get("boundary") else "") + ("_gan" if gan else "")
+    return Experiment(f"uni_{divergence}_{gradient}{extra}", get_method("uni_instruct", **options))
 
 
 def default_experiments(steps: int, weighting: str) -> list[Experiment]:
-    """Every method that applies in the plane, and Uni-Instruct for every divergence, exact and as printed."""
+    """Every method that applies in the plane, and Uni-Instruct for every divergence: by parts, as printed, exact."""
     rows = [Experiment(name, get_method(name)) for name in BASELINES]
     for divergence in DIVERGENCES:
         rows += [
+            uni_instruct(divergence, "by_parts", weighting=weighting),
+            uni_instruct(divergence, "by_parts", boundary=BOUNDARY, weighting=weighting),
             uni_instruct(divergence, "paper", weighting=weighting),
             uni_instruct(divergence, "exact", 1.0, weighting=weighting),
         ]
@@ -96,10 +101,11 @@ class Job:
 def plan(
     experiments: Sequence[Experiment], targets: Sequence[str], config: LabConfig, seeds: Sequence[int], size: int = 8
 ) -> list[Job]:
-    """Stacks of at most `size` replicas that need the same critics and number of updates, the longest first."""
-    alike: dict[tuple[int, bool], list[Experiment]] = {}
+    """Stacks of at most `size` replicas that need the same critics, number of updates and levels, the longest first."""
+    alike: dict[tuple, list[Experiment]] = {}
     for experiment in experiments:
-        needs = (experiment.method.fake_updates, experiment.method.needs_discriminator)
+        method = experiment.method
+        needs = (method.fake_updates, method.needs_discriminator, method.objective.boundary)
         alike.setdefault(needs, []).append(experiment)
     stacks = [tuple(group[start : start + size]) for group in alike.values() for start in range(0, len(group), size)]
     jobs = [Job(target, stack, config, seed) for seed in seeds for target in targets for stack in stacks]

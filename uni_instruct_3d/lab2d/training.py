@@ -69,6 +69,12 @@ class Trainer:
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), config.critic_lr, betas=(0.5, 0.99))
         self.process = VarianceExploding(config.sigma_min, config.sigma_max)
         self.sampler = TimeSampler("uniform_log_snr", 0.0, 1.0)
+        # Replicas share their noise levels, so they must agree on how many of them are at the ends of the range.
+        shares = {m.at(step).objective.boundary_share for m in methods for step in (0, *(at for at, _ in m.schedule))}
+        asked = shares - {None}
+        if len(shares if any(asked) else asked) > 1:
+            raise ValueError(f"boundary: one group trains with one share of samples at the ends, got {shares}")
+        self.boundary = next(iter(asked), None)
         # Without a reader of the density ratio the discriminator is neither trained nor asked.
         self.uses_discriminator = any(method.needs_discriminator for method in methods)
         self.pairs = self._ode_pairs() if any("regression" in m.auxiliary for m in methods) else None
@@ -103,9 +109,9 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = lr * scale
 
-    def _noise(self):
+    def _noise(self, boundary: float | None = None):
         """z, ε [1, B, 2] and the noise levels [1, B], shared by all replicas."""
-        drawn = self.sampler.sample(self.process, self.config.batch)
+        drawn = self.sampler.sample(self.process, self.config.batch, boundary=boundary)
         z, eps = torch.randn(2, 1, self.config.batch, 2)
         return z.expand(self.replicas, -1, -1), eps, drawn
 
@@ -135,7 +141,7 @@ class Trainer:
         return {"fake_score": float(denoising.detach().median()), "discriminator": float(adversarial.detach().median())}
 
     def _generator_step(self, step: int) -> float:
-        z, eps, drawn = self._noise()
+        z, eps, drawn = self._noise(self.boundary)
         alpha, sigma = self._levels(drawn)
         self.critic.requires_grad_(False)
         x0 = self.generator(z)
@@ -155,6 +161,7 @@ class Trainer:
                 sigma=drawn.sigma,
                 log_r=self.config.ratio(logit[i], step) if method.objective.needs_ratio else None,
                 log_snr_density=drawn.log_snr_density,
+                slopes=drawn.slopes,
             )
             loss = out.loss.mean()
             if "gan" in method.auxiliary:

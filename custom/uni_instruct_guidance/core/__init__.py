@@ -1,10 +1,12 @@
 """The method in pure torch: divergences, noise processes, one objective, and sixteen methods as rows of one table."""
 
 from .auxiliary import data_fidelity_loss, regression_loss, reward_loss
+from .by_parts import check_by_parts
 from .divergences import DIVERGENCES, Divergence, divergence_from_callable, get_divergence
 from .fake_score import DENOISING_WEIGHTS, denoising_loss
+from .gradients import GRADIENTS
 from .methods import METHODS, GuidanceScales, Method, get_method
-from .objective import GRADIENTS, ObjectiveConfig, ObjectiveOutput, objective
+from .objective import ObjectiveConfig, ObjectiveOutput, objective
 from .process import (
     PARAMETERISATIONS,
     ContinuousVP,
@@ -24,7 +26,7 @@ from .ratio import (
     gradient_penalty,
 )
 from .scale import GradientScale, classifier_free, rescale_guidance
-from .timesteps import SAMPLERS, Schedule, TimeSample, TimeSampler
+from .timesteps import SAMPLERS, LevelSlopes, Schedule, TimeSample, TimeSampler
 from .weighting import WEIGHTINGS
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Divergence",
     "GradientScale",
     "GuidanceScales",
+    "LevelSlopes",
     "Method",
     "NoiseProcess",
     "ObjectiveConfig",
@@ -51,6 +54,7 @@ __all__ = [
     "TimeSampler",
     "VarianceExploding",
     "calibration",
+    "check_by_parts",
     "classifier_free",
     "data_fidelity_loss",
     "denoising_loss",

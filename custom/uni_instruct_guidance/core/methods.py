@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import choose, require_known
+from .gradients import GRADIENTS
 from .objective import ObjectiveConfig
 
 # Whose score is s_p: the conditional one of the drawn noise, an adapter on the teacher, a full copy of it, or the
@@ -71,7 +72,7 @@ class Method:
         require_known("auxiliary", self.auxiliary, AUXILIARY)
         if self.fake_updates < 1:
             raise ValueError(f"fake_updates={self.fake_updates!r} must be at least 1")
-        if self.fake_score == "conditional" and "di" not in self.objective.gradient:
+        if self.fake_score == "conditional" and GRADIENTS[self.objective.gradient].needs_marginal_score:
             raise ValueError(
                 f"gradient={self.objective.gradient!r} needs a learned fake score; with fake_score='conditional' "
                 "choose gradient='di'"

@@ -10,7 +10,7 @@ networks frozen and the derivative taken through x_t(θ) only (SG = stop-gradien
 Everything is computed on x̂0: with δ = x̂0_p − x̂0_q and ρ = x̂0_p − x_0 we have Δ = αδ/σ² and s_p − s_c = αρ/σ², so
 
     L = ½w [ κ SG(h − r h') d(δ) − λ_SIM SG(h) d'(δ)ᵀρ + λ_DI SG( SNR (C2 d(δ) + r h' d'(δ)ᵀρ) δ )ᵀ x_0 ]
-        + w λ_DI SG( c δ )ᵀ x_0                                           direct: DI, DMD, SDS, VSD, f-distill
+        + w λ_DI SG( c δ )ᵀ x_0                        direct: DI, DMD, SDS, VSD, f-distill; by parts (by_parts.py)
 
 with w from `weighting.py`. No α in a denominator, and nothing is differentiated through the density ratio.
 """
@@ -24,87 +24,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .by_parts import level_rates
+from .distances import DISTANCES
+from .distances import sum_per_sample as _sum
 from .divergences import Divergence, get_divergence
 from .errors import choose, require_shape
+from .gradients import GRADIENTS, FormInputs
 from .process import per_sample
+from .timesteps import LevelSlopes
 from .weighting import WEIGHTINGS, WeightingInputs
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """What multiplies each term, [B] each; None leaves the term out."""
-
-    path: Tensor | None = None
-    sim: Tensor | None = None
-    cubic: Tensor | None = None
-    cross: Tensor | None = None
-    direct: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class GradientForm:
-    """One way to write the gradient.
-
-    Attributes:
-        coefficients: (divergence, log_r [B], table5_c1) ↦ Coefficients.
-        uses_ratio: whether r enters for a divergence whose h is not constant.
-        uses_jacobian: whether the networks' own derivatives can enter.
-    """
-
-    coefficients: Callable[[Divergence, Tensor, bool], Coefficients]
-    uses_ratio: bool = True
-    uses_jacobian: bool = True
-
-
-def _exact(divergence: Divergence, log_r: Tensor, table5_c1: bool) -> Coefficients:
-    h, rh_prime = divergence.h(log_r), divergence.rh_prime(log_r)
-    return Coefficients(path=h - rh_prime, sim=h, cubic=divergence.c2(log_r), cross=rh_prime)
-
-
-def _paper(divergence: Divergence, log_r: Tensor, table5_c1: bool) -> Coefficients:
-    """Eq. 3.5-3.6: C1 Δᵀ(s_p − s_c), where d'(Δ) = 2Δ carries the 2, and C2‖Δ‖²Δᵀx_t."""
-    h, rh_prime = divergence.h(log_r), divergence.rh_prime(log_r)
-    c1 = divergence.c1(log_r, table5=table5_c1)
-    return Coefficients(path=h - rh_prime, sim=-c1 / 2, cubic=divergence.c2(log_r))
-
-
-GRADIENTS: dict[str, GradientForm] = {
-    "exact": GradientForm(_exact),
-    "paper": GradientForm(_paper),
-    "di": GradientForm(
-        lambda divergence, log_r, _: Coefficients(direct=torch.ones_like(log_r)), uses_ratio=False, uses_jacobian=False
-    ),
-    "di_weighted": GradientForm(
-        lambda divergence, log_r, _: Coefficients(direct=divergence.h(log_r)), uses_jacobian=False
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Distance:
-    """d(δ) [B] and d'(δ) [B, ...] of the score gap, with scale c."""
-
-    value: Callable[[Tensor, float], Tensor]
-    slope: Callable[[Tensor, float], Tensor]
-
-
-def _sum(x: Tensor) -> Tensor:
-    """Σ over everything but the batch."""
-    return x.flatten(1).sum(1)
-
-
-def _huber_radius(gap: Tensor, c: float) -> Tensor:
-    # c grows with √D so that it means the same per element at every resolution.
-    return torch.sqrt(_sum(gap * gap) + c * c * gap[0].numel())
-
-
-DISTANCES: dict[str, Distance] = {
-    "l2": Distance(lambda gap, c: _sum(gap * gap), lambda gap, c: 2 * gap),
-    "pseudo_huber": Distance(
-        lambda gap, c: _huber_radius(gap, c) - c * gap[0].numel() ** 0.5,
-        lambda gap, c: gap / per_sample(_huber_radius(gap, c), gap),
-    ),
-}
 
 JACOBIANS = ("none", "full")
 
@@ -115,15 +43,19 @@ class ObjectiveConfig:
 
     Args:
         divergence: name, `Divergence` or convex callable f(r).
-        gradient: `exact`, `paper` (Eq. 3.5-3.6), `di` (unit weight) or `di_weighted` (h(r), f-distill).
+        gradient: `exact`, `paper` (Eq. 3.5-3.6), `by_parts` (the exact gradient without Jacobian, C2 and cross term),
+            `di` (unit weight) or `di_weighted` (h(r), f-distill).
         kappa: weight of the path term; 1 exact, 0 SIM, 2(1 − α) for SiD's α. `exact` is the gradient only at 1.
         jacobian: `full` differentiates teacher and fake score in x_t; `none` freezes them, another, cheaper method.
         weighting: row of `WEIGHTINGS`.
         distance, huber_c: d(·); `pseudo_huber` is √(‖δ‖² + c²D) − c√D on the x̂0 gap of D elements.
         lambda_sim, lambda_di: factors of Grad(SIM) and of everything that is DI.
         table5_c1: take C1 from the paper's Table 5 where it differs from Eq. 3.4 (`paper` only).
-        log_r_clamp: |log r| is cut here; None leaves it.
+        log_r_clamp: |log r| is cut here; `auto`: where the form of the gradient is safe; None leaves it.
         batch_normalise: divide the r-dependent weights by the batch mean of h(r).
+        boundary: share in [0, 1] of the samples drawn at the two ends of the noise range for the boundary terms of
+            `by_parts`. 0 leaves these terms out: then it follows ∫ (−w') D_f(q_λ‖p_λ) dλ, a positive mixture of
+            divergences, which is not the integral that `exact` follows.
     """
 
     divergence: str | Divergence | Callable = "rkl"
@@ -136,8 +68,9 @@ class ObjectiveConfig:
     lambda_sim: float = 1.0
     lambda_di: float = 1.0
     table5_c1: bool = False
-    log_r_clamp: float | None = 10.0
+    log_r_clamp: float | str | None = "auto"
     batch_normalise: bool = False
+    boundary: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "divergence", get_divergence(self.divergence))
@@ -145,8 +78,19 @@ class ObjectiveConfig:
         choose("jacobian", self.jacobian, dict.fromkeys(JACOBIANS))
         choose("weighting", self.weighting, WEIGHTINGS)
         choose("distance", self.distance, DISTANCES)
-        if self.log_r_clamp is not None and not self.log_r_clamp > 0:
-            raise ValueError(f"log_r_clamp={self.log_r_clamp!r} must be above 0, or None for no clamp")
+        _check_clamp(self.log_r_clamp)
+        form = GRADIENTS[self.gradient]
+        if form.distances is not None and self.distance not in form.distances:
+            raise ValueError(
+                f"gradient={self.gradient!r} holds for distance={' or '.join(form.distances)}, got {self.distance!r}"
+            )
+        if not 0 <= self.boundary <= 1:
+            raise ValueError(f"boundary={self.boundary!r} must be in [0, 1], a share of the samples")
+        if self.boundary and not form.needs_rates:
+            rows = [name for name, row in GRADIENTS.items() if row.needs_rates]
+            raise ValueError(
+                f"boundary={self.boundary!r} belongs to gradient={' or '.join(rows)}, got {self.gradient!r}"
+            )
         if self.distance != "l2" and not self.huber_c > 0:
             raise ValueError(f"huber_c={self.huber_c!r} must be above 0")
 
@@ -160,9 +104,26 @@ class ObjectiveConfig:
         """Whether teacher and fake score must be evaluated with autograd."""
         return GRADIENTS[self.gradient].uses_jacobian and self.jacobian == "full"
 
+    @property
+    def boundary_share(self) -> float | None:
+        """What to ask `TimeSampler.sample` for: the share of samples at the ends; None: no slopes are read."""
+        return self.boundary if GRADIENTS[self.gradient].needs_rates else None
+
+    @property
+    def clamp(self) -> float | None:
+        """Where |log r| is cut."""
+        return GRADIENTS[self.gradient].log_r_clamp if self.log_r_clamp == "auto" else self.log_r_clamp
+
     def replace(self, **overrides) -> ObjectiveConfig:
         """A copy with fields changed."""
         return dataclasses.replace(self, **overrides)
+
+
+def _check_clamp(clamp: float | str | None) -> None:
+    if clamp is None or clamp == "auto":
+        return
+    if isinstance(clamp, str) or not clamp > 0:
+        raise ValueError(f"log_r_clamp={clamp!r} must be above 0, 'auto', or None for no clamp")
 
 
 @dataclass
@@ -196,6 +157,7 @@ def objective(
     sigma: Tensor,
     log_r: Tensor | None = None,
     log_snr_density: Tensor | None = None,
+    slopes: LevelSlopes | None = None,
 ) -> ObjectiveOutput:
     """Surrogate losses of one batch; sum or average `loss` and call backward.
 
@@ -206,11 +168,13 @@ def objective(
         x0_fake: [B, ...] x̂0_p; for the conditional score (SDS) pass x0.detach().
         alpha, sigma: [B].
         log_r: [B] log q_t/p_t at x_t; None if the divergence needs none (rkl) or during warm-up (r ≡ 1).
-        log_snr_density: [B] from `TimeSample`, needed by weighting `theory`.
+        log_snr_density: [B] from `TimeSample`, needed by weighting `theory` and by boundary terms.
+        slopes: from `TimeSample`, needed by gradient `by_parts`: sample with `boundary=config.boundary_share`.
     Raises:
-        ValueError: wrong shapes, or jacobian `full` with a detached network output.
+        ValueError: wrong shapes, an input that the configuration needs and did not get, or jacobian `full` with a
+            detached network output.
     """
-    _check_inputs(config, x0, x0_teacher, x0_fake, alpha, sigma, log_r, log_snr_density)
+    _check_inputs(config, x0, x0_teacher, x0_fake, alpha, sigma, log_r, log_snr_density, slopes)
     form, distance, divergence = GRADIENTS[config.gradient], DISTANCES[config.distance], config.divergence
     if not config.needs_jacobian:
         x0_teacher, x0_fake = x0_teacher.detach(), x0_fake.detach()
@@ -226,7 +190,7 @@ def objective(
     )
     if config.needs_jacobian and x0.requires_grad:
         _cut_gradient_of_bad_samples(x0, valid)
-    clamp = config.log_r_clamp
+    clamp = config.clamp
     log_r = raw_log_r if clamp is None else raw_log_r.clamp(-clamp, clamp)
 
     with torch.no_grad():
@@ -234,7 +198,10 @@ def objective(
         inputs = WeightingInputs(alpha, sigma, x0_masked, x0_teacher, density)
         weight = WEIGHTINGS[config.weighting](inputs) * valid
         h = divergence.h(log_r)
-        coefficients = form.coefficients(divergence, log_r, config.table5_c1)
+        rates = None
+        if form.needs_rates:
+            rates = level_rates(config.weighting, inputs, slopes.map(lambda x: x.to(precision)), config.boundary)
+        coefficients = form.coefficients(FormInputs(divergence, log_r, config.table5_c1, rates))
         count = valid.sum().clamp_min(1)
         scale = weight
         if config.batch_normalise and form.uses_ratio:
@@ -267,11 +234,13 @@ def _terms(config, distance, coefficients, gap, residual, x0, scale, snr) -> dic
     gap_sg = gap.detach()
     gap_norm = _sum(gap_sg.square()).sqrt()
     pull = None  # SG(δ)ᵀ x_0, shared by every DI term
-    if coefficients.direct is not None or config.lambda_di:
+    if coefficients.direct or config.lambda_di:
         pull = _sum(gap_sg * x0)
-    if coefficients.direct is not None:
-        factor = config.lambda_di * scale * coefficients.direct
-        return {"di": (factor * pull, factor.abs() * gap_norm)}
+    for name, coefficient in coefficients.direct.items():
+        factor = config.lambda_di * scale * coefficient
+        terms[name] = (factor * pull, factor.abs() * gap_norm)
+    if coefficients.sim is None:
+        return terms
 
     slope = distance.slope(gap, config.huber_c)
     along = _sum(slope * residual)
@@ -303,7 +272,7 @@ def _diagnostics(log_r: Tensor, clamp: float | None, valid: Tensor, count: Tenso
             "rejected": (~valid).sum()}  # fmt: skip
 
 
-def _check_inputs(config, x0, x0_teacher, x0_fake, alpha, sigma, log_r, log_snr_density) -> None:
+def _check_inputs(config, x0, x0_teacher, x0_fake, alpha, sigma, log_r, log_snr_density, slopes) -> None:
     if not isinstance(x0, Tensor) or x0.ndim < 2:
         raise ValueError(f"x0 must be a tensor [B, ...], got {list(x0.shape) if isinstance(x0, Tensor) else x0!r}")
     for argument, tensor in (("x0_teacher", x0_teacher), ("x0_fake", x0_fake)):
@@ -313,6 +282,14 @@ def _check_inputs(config, x0, x0_teacher, x0_fake, alpha, sigma, log_r, log_snr_
     for argument, tensor in (("log_r", log_r), ("log_snr_density", log_snr_density)):
         if tensor is not None:
             require_shape(argument, tensor, x0.shape[:1])
+    if config.boundary_share is not None:
+        if slopes is None:
+            raise ValueError(
+                "gradient='by_parts' needs slopes: TimeSampler.sample(..., boundary=config.boundary_share)"
+            )
+        require_shape("slopes.end", slopes.end, x0.shape[:1])
+        if config.boundary and log_snr_density is None:
+            raise ValueError("boundary terms need log_snr_density, the density with which the noise level was drawn")
     if config.needs_jacobian and x0.requires_grad and torch.is_grad_enabled():
         for argument, tensor in (("x0_teacher", x0_teacher), ("x0_fake", x0_fake)):
             if not tensor.requires_grad:

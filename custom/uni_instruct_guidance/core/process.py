@@ -46,6 +46,10 @@ class NoiseProcess(nn.Module, ABC):
         """σ_t [B]."""
         return self.alpha_sigma(t)[1]
 
+    def log_alpha_slope(self, t: Tensor) -> Tensor:
+        """d log α/dλ [B]. Variance preserving unless a process says otherwise: ½σ²."""
+        return 0.5 * self.sigma(t).square()
+
     @abstractmethod
     def log_snr_rate(self, t: Tensor) -> Tensor:
         """|dλ/dt| [B] > 0, per unit of `t`."""
@@ -191,6 +195,9 @@ class VarianceExploding(NoiseProcess):
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), t
+
+    def log_alpha_slope(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
 
     def log_snr_rate(self, t: Tensor) -> Tensor:
         return 2 / t

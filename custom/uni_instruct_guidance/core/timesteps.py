@@ -113,19 +113,45 @@ SAMPLERS: dict[str, LogSnrLaw] = {
 
 
 @dataclass(frozen=True)
+class LevelSlopes:
+    """How process and sampler change with λ at each level of a batch, [B] each; what the gradient by parts needs.
+
+    Attributes:
+        log_alpha: d log α/dλ (d log σ/dλ is ½ less).
+        log_density: d log p/dλ of the sampler's density.
+        end: +1 for a sample at λ_max, −1 at λ_min (boundary terms), 0 inside.
+    """
+
+    log_alpha: Tensor
+    log_density: Tensor
+    end: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> LevelSlopes:
+        """`change` applied to every tensor: a slice, another device, another precision."""
+        return LevelSlopes(change(self.log_alpha), change(self.log_density), change(self.end))
+
+
+@dataclass(frozen=True)
 class TimeSample:
     """Noise levels of one batch, each [B].
 
     Attributes:
         t: what the network takes (index, time or σ).
         alpha, sigma: of the process at t.
-        log_snr_density: probability density in λ with which this level was drawn.
+        log_snr_density: probability density in λ with which this level was drawn; at an end, the density inside there.
+        slopes: where they were asked for.
     """
 
     t: Tensor
     alpha: Tensor
     sigma: Tensor
     log_snr_density: Tensor
+    slopes: LevelSlopes | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> TimeSample:
+        """`change` applied to every tensor: a slice, another device."""
+        slopes = None if self.slopes is None else self.slopes.map(change)
+        return TimeSample(change(self.t), change(self.alpha), change(self.sigma), change(self.log_snr_density), slopes)
 
 
 @dataclass(frozen=True)
@@ -160,31 +186,102 @@ class TimeSampler:
         return low, high
 
     def sample(
-        self, process: NoiseProcess, batch: int, step: int = 0, generator: torch.Generator | None = None, device=None
+        self,
+        process: NoiseProcess,
+        batch: int,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+        device=None,
+        boundary: float | None = None,
     ) -> TimeSample:
-        """`batch` noise levels at a training step, on `device` (a discrete process draws where its tables are)."""
-        draw = self._draw_discrete if process.discrete else self._draw_continuous
-        t, density = draw(process, batch, *self.range(step), generator, device)
-        return TimeSample(t, *process.alpha_sigma(t), density)
+        """`batch` noise levels at a training step, on `device` (a discrete process draws where its tables are).
 
-    def _draw_continuous(self, process, batch, low_fraction, high_fraction, generator, device):
-        law = SAMPLERS[self.name]
+        With `boundary` (`ObjectiveConfig.boundary_share`) the slopes come along, and each sample is with that
+        probability at an end of the range, at either of them alike.
+        """
+        levels = self._discrete if process.discrete else self._continuous
+        device = process.device if process.discrete else device
+        end = torch.zeros(batch, device=device)
+        if boundary:
+            u = torch.rand(batch, generator=generator, device=device)
+            end = (u < boundary / 2).float() - ((u >= boundary / 2) & (u < boundary)).float()
+        return levels(process, *self.range(step), batch, end, generator, device, boundary is not None)
+
+    def grid(self, process: NoiseProcess, count: int = 513) -> TimeSample:
+        """Levels with slopes that stand for everything the sampler ever visits, λ descending, in float64 [N]."""
+        low = min(Schedule.parse(self.min_fraction).values)
+        high = max(Schedule.parse(self.max_fraction).values)
+        if process.discrete:
+            first, last = self._indices(process, low, high)
+            table = self._table(process, first, last)
+            chosen = torch.arange(first, last + 1, device=process.device)
+            return self._at_indices(process, table, chosen, torch.zeros(len(chosen), device=process.device), True)
+        ends = process.log_snr(process.at_fraction(torch.tensor([low, high], dtype=torch.float64)))
+        log_snr = torch.linspace(*ends.tolist(), count, dtype=torch.float64)
+        return self._at_log_snr(process, log_snr, ends[1], ends[0], torch.zeros_like(log_snr), True)
+
+    # --- continuous processes -----------------------------------------------------------------------------------------
+
+    def _continuous(self, process, low_fraction, high_fraction, batch, end, generator, device, slopes) -> TimeSample:
         ends = process.at_fraction(torch.tensor([high_fraction, low_fraction], device=device))
         low, high = process.log_snr(ends)
-        log_snr = law.quantile(torch.rand(batch, generator=generator, device=device), process, low, high, self)
+        v = torch.rand(batch, generator=generator, device=device)
+        log_snr = SAMPLERS[self.name].quantile(v, process, low, high, self)
+        log_snr = torch.where(end > 0, high, torch.where(end < 0, low, log_snr))
+        return self._at_log_snr(process, log_snr, low, high, end, slopes)
+
+    def _at_log_snr(self, process, log_snr, low, high, end, slopes) -> TimeSample:
+        law, t = SAMPLERS[self.name], process.at_log_snr(log_snr)
         # The normaliser ∫ density dλ by the trapezoid rule on a fine grid.
-        grid = torch.linspace(0, 1, 2049, device=device, dtype=torch.float64) * (high - low) + low
+        grid = torch.linspace(0, 1, 2049, device=log_snr.device, dtype=torch.float64) * (high - low) + low
         mass = torch.trapezoid(law.density(grid, process, low.double(), high.double(), self), grid)
         density = law.density(log_snr, process, low, high, self) / mass.to(log_snr.dtype)
-        return process.at_log_snr(log_snr), density
+        found = None
+        if slopes:
+            at = log_snr.detach().double().requires_grad_()
+            with torch.enable_grad():
+                log_density = law.density(at, process, low.double(), high.double(), self).log().sum()
+            slope = torch.zeros_like(at)
+            if log_density.requires_grad:
+                (slope,) = torch.autograd.grad(log_density, at)
+            found = LevelSlopes(process.log_alpha_slope(t), slope.to(log_snr.dtype), end)
+        return TimeSample(t, *process.alpha_sigma(t), density, found)
 
-    def _draw_discrete(self, process, batch, low_fraction, high_fraction, generator, device):
-        """Index i with probability ∝ density(λ_i) Δλ_i: exact importance weights for the sum over indices."""
-        law, device = SAMPLERS[self.name], process.device
+    # --- discrete processes -------------------------------------------------------------------------------------------
+
+    def _indices(self, process, low_fraction: float, high_fraction: float) -> tuple[int, int]:
         first = math.ceil(low_fraction * process.steps)
-        last = min(max(int(high_fraction * process.steps), first), process.steps - 1)
-        t = torch.arange(first, last + 1, device=device)
+        return first, min(max(int(high_fraction * process.steps), first), process.steps - 1)
+
+    def _table(self, process, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Mass and density in λ of every index; the masses of first … last sum to one."""
+        t = torch.arange(process.steps, device=process.device)
         log_snr, width = process.log_snr(t), process.log_snr_rate(t)
-        mass = law.density(log_snr, process, log_snr[-1], log_snr[0], self) * width
-        chosen = torch.multinomial(mass, batch, replacement=True, generator=generator)
-        return t[chosen], (mass / mass.sum() / width)[chosen]
+        mass = SAMPLERS[self.name].density(log_snr, process, log_snr[last], log_snr[first], self) * width
+        mass = mass / mass[first : last + 1].sum()
+        return mass, mass / width
+
+    def _discrete(self, process, low_fraction, high_fraction, batch, end, generator, device, slopes) -> TimeSample:
+        """Index i with probability ∝ density(λ_i) Δλ_i: exact importance weights for the sum over indices."""
+        first, last = self._indices(process, low_fraction, high_fraction)
+        table = self._table(process, first, last)
+        drawn = torch.multinomial(table[0][first : last + 1], batch, replacement=True, generator=generator)
+        chosen = first + drawn
+        if slopes and end.any():
+            # The sum over indices reaches to half-way beyond its last one: the mean of both neighbours of that edge.
+            beyond = torch.randint(2, (batch,), generator=generator, device=device)
+            least, most = (first - beyond).clamp(min=0), (last + beyond).clamp(max=process.steps - 1)
+            chosen = torch.where(end > 0, least, torch.where(end < 0, most, chosen))
+        return self._at_indices(process, table, chosen, end, slopes)
+
+    def _at_indices(self, process, table, chosen, end, slopes) -> TimeSample:
+        density, found = table[1], None
+        if slopes:
+            log_density = density.double().log()
+            # An index at an end of the process has half a width: its density says nothing about the slope.
+            log_density[0] = 2 * log_density[1] - log_density[2]
+            log_density[-1] = 2 * log_density[-2] - log_density[-3]
+            t = torch.arange(process.steps, device=process.device)
+            (slope,) = torch.gradient(log_density, spacing=(process.log_snr(t).double(),))
+            found = LevelSlopes(process.log_alpha_slope(chosen), slope[chosen].to(density.dtype), end)
+        return TimeSample(chosen, *process.alpha_sigma(chosen), density[chosen], found)
