@@ -54,7 +54,7 @@ def test_metrics_on_known_samples():
 
 def test_every_row_trains_and_is_tabulated(tmp_path):
     experiments = default_experiments(TINY.steps, "epsilon")
-    assert {e.method.name for e in experiments} <= set(METHODS) and len(experiments) == 25
+    assert {e.method.name for e in experiments} <= set(METHODS) and len(experiments) == 37
     results = [r for job in plan(experiments, ["ring8"], TINY, [0]) for r in run_job(job)]
     assert {r.label for r in results} == {e.label for e in experiments}
     assert table(results).count("\n") == 2 + len(results)
