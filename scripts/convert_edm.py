@@ -3,7 +3,7 @@
     python scripts/convert_edm.py edm-cifar10-32x32-cond-vp.pkl load/edm/cifar10-cond.safetensors
 
 The network in the pickle is checked against the architecture tensor by tensor; what does not belong to an EDM network
-is refused by its name. The result loads with `distill2d.networks.load_edm`, which needs no preset for it.
+is refused by its name. The result loads with `teachers.edm.load_edm`, which needs no preset for it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import _environment  # noqa: F401
 
-from uni_instruct_guidance.distill2d.convert import convert_edm
-from uni_instruct_guidance.distill2d.networks import CheckpointError
+from uni_instruct_guidance.teachers.edm import CheckpointError
+from uni_instruct_guidance.teachers.edm.convert import convert_edm
 
 
 def main(arguments: list[str] | None = None) -> int:

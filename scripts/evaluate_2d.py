@@ -36,9 +36,9 @@ from uni_instruct_guidance.distill2d.evaluation import (
     ratios,
 )
 from uni_instruct_guidance.distill2d.inception import is_published
-from uni_instruct_guidance.distill2d.networks.checkpoint import load_edm
-from uni_instruct_guidance.distill2d.sampling import HeunSampler, one_step
 from uni_instruct_guidance.distill2d.trainer import DistillConfig, check_fit, load_start
+from uni_instruct_guidance.teachers.edm.checkpoint import load_edm
+from uni_instruct_guidance.teachers.sampling import HeunSampler, one_step
 
 DIGITS_JUDGE = ROOT / "load" / "judge" / "digits.safetensors"
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from uni_instruct_guidance.distill2d import ablation, ablation_report
 from uni_instruct_guidance.distill2d.ablation import CELLS, Assessment, cell_config, plan, settings_of, with_starts
 from uni_instruct_guidance.distill2d.config import DistillConfig, read_config
-from uni_instruct_guidance.distill2d.networks import build_network
-from uni_instruct_guidance.distill2d.networks.checkpoint import save_edm
+from uni_instruct_guidance.teachers.edm import build_network
+from uni_instruct_guidance.teachers.edm.checkpoint import save_edm
 
 ROOT = Path(__file__).resolve().parents[2]
 JUDGE = str(ROOT / "load" / "judge" / "digits.safetensors")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from uni_instruct_guidance.distill2d.networks import CheckpointError, build_network, load_edm, read_header, save_edm
+from uni_instruct_guidance.teachers.edm import CheckpointError, build_network, load_edm, read_header, save_edm
 
 
 @pytest.fixture

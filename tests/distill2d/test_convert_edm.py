@@ -15,10 +15,9 @@ import pytest
 import torch
 from convert_edm import main
 
-from uni_instruct_guidance.distill2d import safe_pickle
-from uni_instruct_guidance.distill2d.convert import convert_edm
-from uni_instruct_guidance.distill2d.networks import CheckpointError, build_network, load_edm, read_header
-from uni_instruct_guidance.distill2d.safe_pickle import UnsafePickleError, read_edm_pickle
+from uni_instruct_guidance.teachers.edm import CheckpointError, build_network, load_edm, read_header, safe_pickle
+from uni_instruct_guidance.teachers.edm.convert import convert_edm
+from uni_instruct_guidance.teachers.edm.safe_pickle import UnsafePickleError, read_edm_pickle
 
 SMALL = {
     "ddpmpp": dict(preset="tiny", label_dim=3, augment_dim=9, dropout=0.13),

@@ -11,9 +11,9 @@ from tiny_runs import tiny_data, tiny_network, weights
 from uni_instruct_guidance.distill2d.config import DistillConfig, EDMConfig, read_config
 from uni_instruct_guidance.distill2d.data import DATASETS
 from uni_instruct_guidance.distill2d.methods import one_step_method
-from uni_instruct_guidance.distill2d.networks import EDM_PRESETS, build_network
-from uni_instruct_guidance.distill2d.networks.checkpoint import load_edm
 from uni_instruct_guidance.distill2d.trainer import build_distill_module, build_edm_module, distill
+from uni_instruct_guidance.teachers.edm import EDM_PRESETS, build_network
+from uni_instruct_guidance.teachers.edm.checkpoint import load_edm
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "distill2d"

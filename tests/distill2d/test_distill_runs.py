@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tiny_runs import tiny_network
 
 from uni_instruct_guidance.distill2d.cli import main
-from uni_instruct_guidance.distill2d.networks.checkpoint import load_edm, save_edm
 from uni_instruct_guidance.distill2d.trainer import DistillConfig, EDMConfig, distill, train_edm
+from uni_instruct_guidance.teachers.edm.checkpoint import load_edm, save_edm
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -7,9 +7,9 @@ import torch
 from tiny_runs import tiny_config, tiny_data, tiny_network, weights
 
 from uni_instruct_guidance.core import METHODS
+from uni_instruct_guidance.core.errors import UserError
 from uni_instruct_guidance.distill2d import base_module
 from uni_instruct_guidance.distill2d.distill_module import DistillModule
-from uni_instruct_guidance.distill2d.errors import UserError
 from uni_instruct_guidance.distill2d.methods import applicable, one_step_method
 from uni_instruct_guidance.distill2d.randomness import Share
 from uni_instruct_guidance.distill2d.trainer import build_distill_module, distill

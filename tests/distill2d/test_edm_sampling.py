@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from uni_instruct_guidance.distill2d.sampling import HeunSampler, balanced_labels, one_step, sample_batches
+from uni_instruct_guidance.teachers.sampling import HeunSampler, balanced_labels, one_step, sample_batches
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
 STD = torch.tensor([0.9, 0.2], dtype=torch.float64)

@@ -9,8 +9,8 @@ import evaluate_2d as command
 import pytest
 import torch
 
-from uni_instruct_guidance.distill2d.networks import build_network
-from uni_instruct_guidance.distill2d.networks.checkpoint import save_edm
+from uni_instruct_guidance.teachers.edm import build_network
+from uni_instruct_guidance.teachers.edm.checkpoint import save_edm
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "distill2d" / "digits-uncond.yaml")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from uni_instruct_guidance.distill2d.files import atomically
+from uni_instruct_guidance.core.files import atomically
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from uni_instruct_guidance.distill2d.networks import EDM_PRESETS, build_network
-from uni_instruct_guidance.distill2d.networks.block import ADM, SONG, UNetBlock
+from uni_instruct_guidance.teachers.edm import EDM_PRESETS, build_network
+from uni_instruct_guidance.teachers.edm.block import ADM, SONG, UNetBlock
 
 # Published sizes: 55.7 M and 295.9 M.
 PUBLISHED = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from uni_instruct_guidance.distill2d.data import ArrayData
-from uni_instruct_guidance.distill2d.networks import build_network
 from uni_instruct_guidance.distill2d.trainer import DistillConfig, read_config
+from uni_instruct_guidance.teachers.edm import build_network
 
 SMALL = {"model_channels": 4, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": ()}
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-from uni_instruct_guidance.guidance.checks import check_safetensors, check_teacher
-from uni_instruct_guidance.guidance.discriminator import DiscriminatorHead
-from uni_instruct_guidance.guidance.fake_score import FakeScore, FakeScoreConfig
-from uni_instruct_guidance.guidance.teacher import Teacher
-from uni_instruct_guidance.guidance.unet_features import feature_channels
+from uni_instruct_guidance.teachers.discriminator import DiscriminatorHead
+from uni_instruct_guidance.teachers.stable_diffusion.checks import check_safetensors, check_teacher
+from uni_instruct_guidance.teachers.stable_diffusion.fake_score import FakeScore, FakeScoreConfig
+from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
+from uni_instruct_guidance.teachers.stable_diffusion.unet_features import feature_channels
 
 CPU = torch.device("cpu")
 

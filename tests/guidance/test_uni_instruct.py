@@ -314,7 +314,7 @@ def test_bad_options_are_named_with_choices(options, message, build):
 def test_perpendicular_negative_prompts(build):
     """Against the definition on noise predictions; zero weights are plain guidance."""
     from threestudio.utils.ops import perpendicular_component
-    from uni_instruct_guidance.guidance.networks import perpendicular_negative
+    from uni_instruct_guidance.core import perpendicular_negative
 
     torch.manual_seed(0)
     alpha, sigma, x_t = 0.6, 0.8, torch.randn(2, 4, 8, 8)

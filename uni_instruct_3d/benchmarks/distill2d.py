@@ -183,7 +183,7 @@ def _shares(module) -> dict[str, float]:
 def run(args: argparse.Namespace) -> dict:
     import logging
 
-    from uni_instruct_guidance.distill2d.networks import build_network
+    from uni_instruct_guidance.teachers.edm import build_network
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     on_gpu = args.device.startswith("cuda")

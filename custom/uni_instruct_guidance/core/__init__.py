@@ -25,7 +25,7 @@ from .ratio import (
     generator_loss,
     gradient_penalty,
 )
-from .scale import GradientScale, classifier_free, rescale_guidance
+from .scale import GradientScale, classifier_free, perpendicular_negative, rescale_guidance
 from .timesteps import SAMPLERS, LevelSlopes, Schedule, TimeSample, TimeSampler
 from .weighting import WEIGHTINGS
 
@@ -67,6 +67,7 @@ __all__ = [
     "gradient_penalty",
     "objective",
     "per_sample",
+    "perpendicular_negative",
     "regression_loss",
     "rescale_guidance",
     "reward_loss",

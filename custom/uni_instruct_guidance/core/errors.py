@@ -10,6 +10,10 @@ import torch
 Row = TypeVar("Row")
 
 
+class UserError(ValueError):
+    """A wrong configuration, file or circumstance; the message names it and says what is possible, in one line."""
+
+
 def choose(argument: str, value: Any, table: Mapping[str, Row]) -> Row:
     """Look `value` up in `table`; a ValueError names `argument`, `value` and every choice."""
     if isinstance(value, str) and value in table:

@@ -27,6 +27,22 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, amount: float) -> Tens
     return guided * (1 - amount + amount * spread[0] / spread[1].clamp_min(1e-8))
 
 
+def perpendicular_negative(
+    cond: Tensor, uncond: Tensor, negative_1: Tensor, negative_2: Tensor, weights: Float[Tensor, "B 2"], scale: float
+) -> Float[Tensor, "B *shape"]:
+    """Guidance away from two negative prompts, each reduced to its part perpendicular to the positive one
+    (arXiv 2304.04968, Eq. 8). Written for ε̂; it holds for x̂0 as well, which is linear in ε̂ at fixed x_t."""
+    positive = cond - uncond
+    axes = tuple(range(1, positive.ndim))
+    push = positive
+    for negative, weight in zip((negative_1, negative_2), weights.unbind(1)):
+        away = negative - uncond
+        # the floor only matters where the positive direction vanishes; there everything is perpendicular to it
+        share = (away * positive).sum(axes, keepdim=True) / positive.square().sum(axes, keepdim=True).clamp_min(1e-6)
+        push = push + per_sample(weight, push) * (away - share * positive)
+    return uncond + scale * push
+
+
 SCALE_MODES = ("none", "running", "batch")
 
 

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from ..core.errors import choose
+from ..core.files import atomically
+from ..teachers.edm.checkpoint import load_edm
+from ..teachers.sampling import HeunSampler, one_step
 from .callbacks import save_grid
 from .config import DistillConfig
 from .data import load_data
 from .evaluation import Reference, assess_generator, judge_for, load_judge
-from .files import atomically
-from .networks.checkpoint import load_edm
-from .sampling import HeunSampler, one_step
 from .trainer import distill
 
 

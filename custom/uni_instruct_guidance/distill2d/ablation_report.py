@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from scipy.stats import t as student_t
 
+from ..core.files import atomically
 from .ablation import CELLS
-from .files import atomically
 
 Result = dict[str, Any]
 

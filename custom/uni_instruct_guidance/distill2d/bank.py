@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
+from ..core.errors import UserError
+from ..core.files import atomically
+from ..teachers.edm import EDMPrecond
+from ..teachers.sampling import HeunSampler
 from .config import BankConfig
 from .data import ArrayData
-from .errors import UserError
-from .files import atomically
-from .networks import EDMPrecond
 from .randomness import Share, StepRandom
-from .sampling import HeunSampler
 
 
 class TeacherBank:

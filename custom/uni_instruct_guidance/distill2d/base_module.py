@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..core import Schedule
+from ..core.errors import UserError
+from ..teachers.edm import EDMPrecond
 from .config import RunConfig, schedule
 from .data import ImageData, StepSampler, image_loader
 from .ema import averaged_copy, decay_of, update_average
-from .errors import UserError
-from .networks import EDMPrecond
 from .randomness import Share, StepRandom
 
 # After so many updates in a row without a finite gradient, going on is hopeless.

@@ -16,9 +16,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core.errors import UserError
+from ..core.files import atomically
 from .base_module import StepModule
-from .errors import UserError
-from .files import atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

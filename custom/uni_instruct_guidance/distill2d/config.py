@@ -210,7 +210,7 @@ class EDMConfig(RunConfig):
     """Training of an EDM network on the data, which then serves as a teacher.
 
     Args:
-        network: name of a preset, or its arguments (see networks/presets.py); the data must fit it.
+        network: name of a preset, or its arguments (see teachers/edm/presets.py); the data must fit it.
         noise: block of `NoiseConfig`.
     """
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .files import atomically
+from ..core.files import atomically
 
 CLASSES = 10
 FEATURES = 64

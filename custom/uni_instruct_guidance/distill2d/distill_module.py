@@ -19,15 +19,15 @@ from ..core import (
     regression_loss,
     reward_loss,
 )
+from ..teachers.edm import EDMPrecond, build_network
+from ..teachers.sampling import one_step
 from .bank import TeacherBank, frozen, one_hot_or_none
 from .base_module import StepModule
 from .config import DistillConfig, schedule
 from .data import ImageData, to_unit_range
 from .discriminator import DiscriminatorHead
 from .methods import one_step_method
-from .networks import EDMPrecond, build_network
 from .randomness import Share, StepRandom
-from .sampling import one_step
 
 Reward = Callable[[Tensor], Tensor]
 

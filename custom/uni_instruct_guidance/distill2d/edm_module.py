@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..core import VarianceExploding, denoising_loss, per_sample
+from ..teachers.edm import EDMPrecond
 from .bank import one_hot_or_none
 from .base_module import StepModule
 from .config import EDMConfig, schedule
 from .data import ImageData, to_unit_range
-from .networks import EDMPrecond
 from .randomness import Share, StepRandom
 
 

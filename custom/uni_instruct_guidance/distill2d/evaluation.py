@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import choose
+from ..teachers.edm import EDMPrecond
+from ..teachers.sampling import sample_batches
 from .data import ImageData, to_unit_range
 from .digit_classifier import load_classifier
 from .inception import inception_features, load_inception
 from .metrics import ClassReport, Moments, class_report, frechet_distance, half_split_floor, precision_recall
 from .metrics import inception_score as score_of_logits
-from .networks import EDMPrecond
-from .sampling import sample_batches
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from ..core.errors import UserError
 from .base_module import StepModule
 from .callbacks import AtomicCheckpointIO, Checkpoints, Grids, Log, read_checkpoint
 from .config import PRECISIONS, RunConfig
-from .errors import UserError
 
 # Keys that may differ between a run and the run that goes on with it: they change no result.
 FREE_KEYS = ("out", "resume", "steps", "trainer", "micro_batch", "compile", "save_every", "sample_every", "log_every",

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..core.errors import UserError
+from ..teachers.edm import EDMPrecond, build_network
+from ..teachers.edm.checkpoint import load_edm, read_header, save_edm
+from ..teachers.sampling import HeunSampler, balanced_labels, one_step
 from .bank import TeacherBank, one_hot_or_none
 from .callbacks import read_checkpoint
 from .config import DistillConfig, EDMConfig, read_config
 from .data import DataConfig, ImageData, load_data
 from .distill_module import DistillModule, Reward
 from .edm_module import EDMModule
-from .errors import UserError
 from .fit import Outputs, Result, check_resume, fit
 from .methods import one_step_method
-from .networks import EDMPrecond, build_network
-from .networks.checkpoint import load_edm, read_header, save_edm
 from .randomness import Share, StepRandom
-from .sampling import HeunSampler, balanced_labels, one_step
 
 __all__ = ["DataConfig", "DistillConfig", "DistillModule", "EDMConfig", "EDMModule", "Result", "UserError",
            "build_distill_module", "build_edm_module", "distill", "read_config", "train_edm"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Teachers, fake scores, discriminator, sample bank, and the registered guidance."""
+"""The guidances that are registered with threestudio, their configuration and prompts."""
 
 from . import stock, uni_instruct
 

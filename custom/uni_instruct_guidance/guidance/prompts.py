@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .networks import Condition
+from ..teachers.stable_diffusion.networks import Condition
 
 
 def condition_of(

@@ -20,13 +20,13 @@ from ..core import GradientScale, Method, TimeSampler, classifier_free, get_meth
 from ..core.fake_score import denoising_loss
 from ..core.ratio import RatioWarmup, discriminator_loss, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
-from .bank import SampleBank
-from .camera import CAMERA_ENCODINGS
+from ..teachers.bank import SampleBank
+from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
+from ..teachers.stable_diffusion.networks import Condition, Networks
+from ..teachers.stable_diffusion.solvers import sample_latents
+from ..teachers.stable_diffusion.teacher import Teacher
 from .config import BLOCKS, GuidanceFields, build_method
-from .networks import Condition, Networks
 from .prompts import condition_of, direction_indices, direction_texts
-from .sampling import sample_latents
-from .teacher import Teacher
 
 
 @threestudio.register("uni-instruct-guidance")

@@ -9,7 +9,7 @@ import torch
 import threestudio
 from threestudio.systems.base import BaseLift3DSystem
 
-from ..guidance.checks import check_teacher
+from ..teachers.stable_diffusion.checks import check_teacher
 from .finite_steps import FiniteSteps
 from .regularisers import REGULARISERS, regularise
 

@@ -10,11 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from threestudio.utils.ops import perpendicular_component
-
-from ..core import classifier_free, per_sample, rescale_guidance
-from .config import DiscriminatorConfig
-from .discriminator import DiscriminatorHead
+from ...core import classifier_free, perpendicular_negative, rescale_guidance
+from ..discriminator import DiscriminatorConfig, DiscriminatorHead
 from .fake_score import FakeScore, FakeScoreConfig
 from .teacher import Teacher
 from .unet_features import captured_features, feature_channels, run_encoder
@@ -164,18 +161,6 @@ class Networks(nn.Module):
                 text = condition.text.to(dtype)
                 features = run_encoder(self.teacher.unet, names, x_t.to(dtype), t, encoder_hidden_states=text)
         return self.head(features)
-
-
-def perpendicular_negative(
-    cond: Tensor, uncond: Tensor, negative_1: Tensor, negative_2: Tensor, weights: Float[Tensor, "B 2"], scale: float
-) -> Float[Tensor, "B C h w"]:
-    """Guidance away from two negative prompts, each reduced to its part perpendicular to the positive one
-    (arXiv 2304.04968, Eq. 8). Written for ε̂; it holds for x̂0 as well, which is linear in ε̂ at fixed x_t."""
-    positive = cond - uncond
-    push = positive
-    for negative, weight in zip((negative_1, negative_2), weights.unbind(1)):
-        push = push + per_sample(weight, push) * perpendicular_component(negative - uncond, positive)
-    return uncond + scale * push
 
 
 def _grad(enabled: bool):

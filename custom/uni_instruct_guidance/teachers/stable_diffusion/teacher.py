@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.errors import choose
-from ..core.process import PARAMETERISATIONS, DiscreteVP, to_x0
-from ..core.scale import classifier_free
+from ...core.errors import choose
+from ...core.process import PARAMETERISATIONS, DiscreteVP, to_x0
+from ...core.scale import classifier_free
 from .checks import check_teacher
 
 

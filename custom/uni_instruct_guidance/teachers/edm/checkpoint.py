@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import atomically
+from ...core.files import atomically
 from .precond import EDMPrecond
 from .presets import EDM_PRESETS, build_network
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .checks import check_safetensors
-from .sampling import sample_latents
-from .teacher import Teacher
+from .stable_diffusion.checks import check_safetensors
+from .stable_diffusion.solvers import sample_latents
+from .stable_diffusion.teacher import Teacher
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .networks.checkpoint import CheckpointError
+from .checkpoint import CheckpointError
 
 
 class UnsafePickleError(CheckpointError):

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+@dataclass
+class DiscriminatorConfig:
+    """The head whose logit is log r, and how it learns.
+
+    backbone: whose U-Net encoder it reads: fake (shares the pass that gives the score) | teacher (frozen, steadier).
+    features: encoder blocks, of down.0 … down.N, mid.
+    width: channels inside the head.
+    warmup_steps: steps during which r ≡ 1 and the adversarial term is off, while the head already learns.
+    warmup_ramp: steps over which log r then grows to its full size.
+    train_backbone: let the discriminator's loss train the fake score's encoder too (SiDA); fake backbone only.
+    """
+
+    backbone: str = "fake"
+    features: list[str] = field(default_factory=lambda: ["mid"])
+    width: int = 64
+    warmup_steps: int = 0
+    warmup_ramp: int = 0
+    train_backbone: bool = False
 
 
 class DiscriminatorHead(nn.Module):

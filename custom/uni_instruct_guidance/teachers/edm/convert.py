@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .networks.checkpoint import CheckpointError, check_tensors, save_edm
-from .networks.precond import EDMPrecond
-from .networks.presets import EDM_PRESETS, build_network
+from .checkpoint import CheckpointError, check_tensors, save_edm
+from .precond import EDMPrecond
+from .presets import EDM_PRESETS, build_network
 from .safe_pickle import ModuleRecord, TensorRecord, UnsafePickleError, read_edm_pickle
 
 # Arguments of the published networks that have one value here, because no EDM network uses another.

@@ -1,0 +1,1 @@
+"""Teachers in the diffusers Stable-Diffusion format: loading and checking, fake scores, features, cameras."""
