@@ -53,7 +53,7 @@ def script(*arguments, code: str = "", torchrun: bool = False):
     """scripts/distill_2d.py in a process of its own, after `code`; or in two, started by torchrun."""
     program = f"""
 import runpy, sys
-sys.path.insert(0, 'custom')
+sys.path[:0] = ['custom', 'scripts']  # as python scripts/distill_2d.py has it
 {code}
 sys.argv = {["scripts/distill_2d.py", *map(str, arguments)]!r}
 runpy.run_path("scripts/distill_2d.py", run_name="__main__")
