@@ -17,3 +17,12 @@ __version__ = "0.1.0"
 for _folder in (ROOT / "custom", ROOT / "portable"):
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
+
+
+def __getattr__(name: str):
+    """``from uni_instruct_3d import TextTo3D``, without loading the pipeline for those who want something else."""
+    if name in ("TextTo3D", "Asset", "Run", "Settings"):
+        from . import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -73,6 +73,30 @@ def run(
     verbose: bool = False,
     callbacks: Iterable[Callback] = (),
 ) -> int:
+    """Carry out one command line; see :func:`carry_out`.
+
+    Returns:
+        0, or 2 after one line on the standard error about what the user can mend.
+    """
+    try:
+        carry_out(configs, action, overrides, extension_folders, cpu, verbose, callbacks)
+    except UserError as error:
+        if verbose:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def carry_out(
+    configs: list[str],
+    action: str,
+    overrides: list[str],
+    extension_folders: Iterable[Path],
+    cpu: bool = False,
+    verbose: bool = False,
+    callbacks: Iterable[Callback] = (),
+) -> None:
     """Carry out one command line.
 
     Args:
@@ -81,11 +105,11 @@ def run(
         overrides: ``key=value`` strings.
         extension_folders: folders whose sub-folders are extensions.
         cpu: leave accelerators alone.
-        verbose: log more, and show the traceback of a user's mistake.
+        verbose: log more, and let a user's mistake pass as it was raised.
         callbacks: Lightning callbacks beside those of every run.
 
-    Returns:
-        0, or 2 after one line on the standard error about what the user can mend.
+    Raises:
+        UserError: one line about what the user can mend.
     """
     _quiet(verbose)
     first_step = FirstStep()
@@ -106,10 +130,8 @@ def run(
             _take_back(cfg)
         if verbose or not _users_to_mend(error, first_step.done):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        raise UserError(_one_line(error)) from error
     threestudio.info(f"results: {cfg.trial_dir}")
-    return 0
 
 
 def _carry_out(action: str, cfg: DictConfig, configs: list[str], callbacks: list[Callback]) -> None:

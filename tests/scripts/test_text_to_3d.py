@@ -38,7 +38,11 @@ def test_long_and_wordless_prompts_keep_apart():
     ("argv", "message"),
     [
         ([" "], "prompt is empty"),
-        (["a mug", "--stages", "nerf,paint"], "--stages paint; choices: nerf, geometry, texture"),
+        ([], "prompt is empty"),
+        (["a mug", "--seed", "-1"], "seed=-1 must be a whole number"),
+        (["a mug", "--gpu", "abc"], "device='abc' must be auto, cpu"),
+        (["a mug", "--quality", "fast", "--config-set", "sd21"], "quality fast is not made for sd21; choices: normal"),
+        (["a mug", "--stages", "nerf,paint"], "stages paint; choices: nerf, geometry, texture"),
         (["a mug", "--method", "dream"], "invalid choice: 'dream'"),
         (["a mug", "--config-set", "sdxl"], "invalid choice: 'sdxl'"),
         (["a mug", "maxsteps"], "'maxsteps' is not of the form key=value"),
@@ -60,18 +64,20 @@ def test_prompt_to_files_and_again(tiny_teacher, tmp_path, capfd):
     argv = ["a red mug", "--out", str(tmp_path), "--gpu", "cpu", "--method", "vsd"]
     argv += [f"system.prompt_processor.pretrained_model_name_or_path={tiny_teacher}", *SMALL]
     assert cli.main(argv) == 0
-    folder = tmp_path / "a-red-mug"
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("a-red-mug-vsd-")
     assert all((folder / stage / "done").is_file() for stage in ("nerf", "geometry", "texture"))
-    exported = folder / "texture" / "save" / "it3-export"
-    mesh = trimesh.load(exported / "model.glb", force="mesh")
+    mesh = trimesh.load(folder / "model.glb", force="mesh")
     assert len(mesh.faces) > 100 and mesh.visual.material.baseColorTexture is not None
-    assert (exported / "model.obj").is_file() and (exported / "model.mtl").is_file()
+    assert all((folder / name).is_file() for name in ("model.obj", "model.mtl", "turntable.mp4", "preview.png"))
     assert (folder / "report.html").stat().st_size > 10_000
     capfd.readouterr()
     before = {stage: (folder / stage / "ckpts" / "last.ckpt").stat().st_mtime for stage in ("nerf", "texture")}
     assert cli.main(argv) == 0
-    said = capfd.readouterr().out
-    assert said.count("is finished") == 3 and "report.html" in said
+    said = capfd.readouterr()
+    assert said.err.count("is finished") == 3 and "report.html" in said.out
     assert before == {stage: (folder / stage / "ckpts" / "last.ckpt").stat().st_mtime for stage in before}
+    assert cli.main([*argv, "--name", folder.name, "--seed", "1"]) == 2
+    assert "holds a run of other settings (seed: 0 -> 1)" in capfd.readouterr().err
     assert cli.main([*argv, "--name", "other", "system.nonsense=1"]) == 2
-    assert "nonsense" in capfd.readouterr().err and not (tmp_path / "other").exists()
+    assert "nonsense" in capfd.readouterr().err and not (tmp_path / "other" / "nerf").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from .. import ROOT
-from ..pipeline.stages import CONFIG_SETS, STAGES, Stage, methods, slug
+from ..pipeline.stages import STAGES, Stage, config_files, methods, slug
 
 CONFIGS = ROOT / "configs"
 PRESETS = CONFIGS / "presets"
@@ -113,9 +113,7 @@ class Plan:
         The preset goes last: what it says holds for every method, so that no column trains longer than another.
         Geometry is refined with SDS whatever the method, as in the paper.
         """
-        files = [CONFIGS / stage.config.format(set=CONFIG_SETS[self.config_set])]
-        if stage.name != "geometry":
-            files.append(CONFIGS / "methods" / f"{column.method}.yaml")
+        files = config_files(stage, self.config_set, column.method)
         if self.preset and (PRESETS / self.preset / f"{stage.name}.yaml").is_file():
             files.append(PRESETS / self.preset / f"{stage.name}.yaml")
         return files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
@@ -16,17 +15,17 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from threestudio.extensions import load_extensions
-from threestudio.runner import run
 from threestudio.utils.files import atomic_path
 from threestudio.utils.misc import set_device
 
 from .. import ROOT
-from ..pipeline.stages import Stage, quoted
+from ..pipeline import stage_runner
+from ..pipeline.events import StageError
+from ..pipeline.stage_runner import StageJob
+from ..pipeline.stages import Stage
 from .matrix import Cell, Plan
 
-
-class StageError(RuntimeError):
-    """A stage did not come to its end; the message is the last line that it said."""
+__all__ = ["Cost", "StageError", "prepare", "run_stage", "watched"]
 
 
 class Cost(Callback):
@@ -106,40 +105,18 @@ def run_stage(stage: Stage, cell: Cell, plan: Plan, folder: Path) -> dict[str, f
     Raises:
         StageError: it stopped before its end.
     """
-    trial = folder / stage.name
-    done = trial / "cost.json"
-    if done.is_file():
-        return json.loads(done.read_text())
-    overrides = [
-        f"exp_root_dir={folder.parent}", f"name={folder.name}", f"tag={stage.name}", "use_timestamp=false",
-        f"seed={cell.seed}", f"system.prompt_processor.prompt={quoted(cell.prompt)}",
-    ]  # fmt: skip
-    if stage.after:
-        overrides.append(f"{stage.starts_from}={folder / stage.after / 'ckpts' / 'last.ckpt'}")
-    last = trial / "ckpts" / "last.ckpt"
-    if last.is_file():
-        overrides.append(f"resume={last}")
-    cost = Cost()
-    log = folder / f"{stage.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        status = run(
-            [str(path) for path in plan.configs(stage, cell.column)],
-            "train",
-            [*overrides, *plan.stage_overrides(stage, cell.column)],
-            [ROOT / "custom"],
-            cpu=plan.cpu,
-            callbacks=[cost],
-        )
-    if status or not last.is_file():
-        raise StageError(f"{stage.name}: {last_line(log)}")
-    shutil.rmtree(trial / "code", ignore_errors=True)  # a copy of the project in each of a hundred cells
-    with atomic_path(done) as temporary:
-        temporary.write_text(json.dumps(cost.counts, indent=2) + "\n")
-    return dict(cost.counts)
+    job = StageJob(
+        stage, folder, tuple(plan.configs(stage, cell.column)), cell.prompt, cell.seed, folder / f"{stage.name}.log",
+        tuple(plan.stage_overrides(stage, cell.column)), "cpu" if plan.cpu else "auto",
+    )  # fmt: skip
+    left, cost = job.trial / "cost.json", Cost()
+    if not left.is_file():  # without its cost it is not finished; a checkpoint knows the cost up to its step
+        (job.trial / stage_runner.DONE).unlink(missing_ok=True)
 
+    def leave() -> None:
+        shutil.rmtree(job.trial / "code", ignore_errors=True)  # a copy of the project in each of a hundred cells
+        with atomic_path(left) as temporary:
+            temporary.write_text(json.dumps(cost.counts, indent=2) + "\n")
 
-def last_line(log: Path) -> str:
-    """The last thing a log says, without the progress bars that overwrite themselves."""
-    lines = [line.split("\r")[-1].strip() for line in log.read_text(encoding="utf-8").splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing").removeprefix("error: ")
+    stage_runner.run_stage(job, [cost], before_done=leave)
+    return json.loads(left.read_text())

@@ -31,6 +31,39 @@ STAGES = [
 ]
 # Config sets: prefix of the files in configs/.
 CONFIG_SETS = {"shapes": "shapes", "sd21": "uni-instruct"}
+#: --quality: what it means. A quality is a folder configs/presets/<config set>-<quality>; normal is what the files say.
+QUALITIES = {
+    "fast": "half the steps: a sketch",
+    "normal": "the configuration as it is",
+    "high": "twice the steps, a finer mesh and texture",
+}
+
+
+def quality_files(config_set: str, quality: str) -> dict[str, Path]:
+    """Stage -> YAML file of a quality.
+
+    Raises:
+        ValueError: the config set has none of that name.
+    """
+    if quality == "normal":
+        return {}
+    folder = ROOT / "configs" / "presets" / f"{config_set}-{quality}"
+    if not folder.is_dir():
+        made = [name for name in QUALITIES if (folder.parent / f"{config_set}-{name}").is_dir()]
+        raise ValueError(f"quality {quality} is not made for {config_set}; choices: {', '.join([*made, 'normal'])}")
+    return {path.stem: path for path in folder.glob("*.yaml")}
+
+
+def config_files(stage: Stage, config_set: str, method: str | None, quality: str = "normal") -> list[Path]:
+    """YAML files of a stage, later ones over earlier ones: stage, method, quality.
+
+    Geometry is refined with SDS whatever the method, as in the paper.
+    """
+    files = [ROOT / "configs" / stage.config.format(set=CONFIG_SETS[config_set])]
+    if method and stage.name != "geometry":
+        files.append(ROOT / "configs" / "methods" / f"{method}.yaml")
+    overlay = quality_files(config_set, quality).get(stage.name)
+    return files + ([overlay] if overlay else [])
 
 
 def methods() -> list[str]:
@@ -51,13 +84,3 @@ def quoted(prompt: str) -> str:
     """A prompt as a YAML string, safe in OmegaConf's key=value syntax whatever it contains."""
     flat = " ".join(prompt.split())
     return '"' + flat.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def results(folder: Path) -> list[Path]:
-    """What a person would open first: the latest turntable of each stage, exported assets, the report."""
-    found = []
-    for stage in STAGES:
-        save = folder / stage.name / "save"
-        found += sorted(save.glob("it*-test.mp4"), key=lambda p: p.stat().st_mtime)[-1:]
-        found += sorted(path for path in save.glob("it*-export/*") if path.suffix in (".glb", ".obj"))
-    return found + sorted(folder.glob("report.html"))
