@@ -55,7 +55,7 @@ def test_scores(pipe):
     pipe = TextTo3D(out=pipe.out, overrides=pipe.settings.overrides, device="cpu", method="sds", stages=("nerf",))
     asset = pipe("a red mug", on_event=lambda event: None)
     scores = asset.scores()
-    assert sorted(scores) == []
+    assert {"clip_x100", "class", "iou"} <= scores.keys()
     assert asset.scores() == scores and (asset.folder / "scores.json").is_file()
 
 
