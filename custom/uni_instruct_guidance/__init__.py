@@ -6,6 +6,6 @@ Where no threestudio host is running, `import uni_instruct_guidance.core` gives 
 import sys
 
 if "threestudio" in sys.modules:
-    from . import guidance, systems
+    from . import guidance, models, systems
 
-    __all__ = ["guidance", "systems"]
+    __all__ = ["guidance", "models", "systems"]

@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .opacity_field import directions_above
-
 #: Orthographic pictures that decide what can be seen of a part.
 N_PICTURES = 24
 
@@ -63,7 +61,7 @@ def picture_share(points: np.ndarray, part: np.ndarray, n_parts: int, cell: floa
     share = np.zeros(n_parts)
     if not len(points):
         return share
-    for towards in directions_above(-90.0, N_PICTURES).numpy():
+    for towards in _around(N_PICTURES):
         side = np.cross(towards, np.eye(3)[np.abs(towards).argmin()])
         side /= np.linalg.norm(side)
         row, column = (np.floor(points @ axis / cell).astype(np.int64) for axis in (side, np.cross(towards, side)))
@@ -72,6 +70,14 @@ def picture_share(points: np.ndarray, part: np.ndarray, n_parts: int, cell: floa
         nearest = order[np.append(np.diff(pixel[order]) != 0, True)]
         share = np.maximum(share, np.bincount(part[nearest], minlength=n_parts) / len(nearest))
     return share
+
+
+def _around(count: int) -> np.ndarray:
+    """About even unit vectors [count, 3] all around: a spiral."""
+    i = np.arange(count) + 0.5
+    z, azimuth = 1 - 2 * i / count, i * np.pi * (3 - np.sqrt(5))
+    ring = np.sqrt(1 - z**2)
+    return np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), z], axis=-1)
 
 
 def _parts(edges: np.ndarray, sign: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from threestudio.models.exporters.mesh_exporter import MeshExporter
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.models.materials.no_material import NoMaterial
 from threestudio.utils.saving import SaverMixin
+from uni_instruct_guidance.models.mesh_exporter import UniInstructMeshExporter
 
 VALIDATE = Path(__file__).parents[2] / "scripts" / "check_gltf.js"
 
@@ -32,7 +33,7 @@ class PositionMaterial(BaseMaterial):
 
 def exporter(geometry, material=None, **cfg):
     small = {"texture_size": 64, **cfg}
-    return MeshExporter(
+    return UniInstructMeshExporter(
         small, geometry=geometry, material=material or PositionMaterial({}), background=SolidColorBackground({})
     )
 
@@ -52,6 +53,11 @@ def test_defaults_equal_the_reference():
     defaults = CONTRACT["saving"]["mesh_exporter_defaults"]
     cfg = MeshExporter({}, geometry=None, material=None, background=None).cfg
     assert {key: cfg[key] for key in defaults} == defaults
+
+
+def test_the_stock_exporter_takes_the_references_formats_only():
+    with pytest.raises(ValueError, match="fmt=glb: unknown format; choices: obj-mtl, obj; uni-instruct-mesh-exporter"):
+        MeshExporter({"fmt": "glb"}, geometry=None, material=None, background=None)
 
 
 def test_texture_shows_the_surface_point_of_each_texel(saver):
@@ -116,10 +122,10 @@ def test_material_without_albedo_is_said(caplog, saver):
 @pytest.mark.parametrize(
     "cfg, message",
     [
-        ({"fmt": "stl"}, r"exporter.fmt=stl: unknown format 'stl'; choices: obj-mtl, obj, glb"),
+        ({"fmt": "stl"}, r"exporter.fmt=stl: unknown format 'stl'; choices: glb, obj-mtl, obj"),
         ({"fmt": "obj,obj-mtl"}, "would write the same file"),
         ({"texture_size": 0}, "exporter.texture_size=0; must be at least 1"),
-        ({"save_uv": False}, "exporter.save_texture=true needs exporter.save_uv=true"),
+        ({"fmt": "obj-mtl", "save_uv": False}, "exporter.save_texture=true needs exporter.save_uv=true"),
     ],
 )
 def test_mistakes_are_named(cfg, message):

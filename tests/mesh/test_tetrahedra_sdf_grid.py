@@ -91,24 +91,6 @@ def test_automatic_threshold_is_reported(caplog):
     assert "isosurface_threshold=auto: " in caplog.text
 
 
-def test_conversion_by_what_is_seen_closes_a_wall_of_uneven_density():
-    """A hollow wall, ten times denser on one side: the mean density would open the other side."""
-
-    class Wall(type(volume())):
-        def forward_density(self, points):
-            radius = points.norm(dim=-1, keepdim=True)
-            return ((radius - 0.3).relu() * (0.6 - radius).relu()) * (3e4 * (points[..., :1] > 0) + 3e3)
-
-    field = Wall({"isosurface_threshold": "opacity", "isosurface_resolution": 48, **FEATURES})
-    solid = _solid(TetrahedraSDFGrid.create_from(field, {"isosurface_resolution": 48, **FEATURES}).isosurface())
-    assert solid.is_watertight and solid.euler_number == 2
-    # Seen to an optical depth of ln 2 / 2: to a radius of 0.571 on the thin side, 0.592 on the dense one.
-    assert 4 / 3 * math.pi * 0.57**3 < solid.volume < 4 / 3 * math.pi * 0.6**3
-    field.cfg.isosurface_threshold = "auto"
-    opened = _solid(TetrahedraSDFGrid.create_from(field, {"isosurface_resolution": 48, **FEATURES}).isosurface())
-    assert opened.volume < 0.8 * solid.volume
-
-
 def test_conversion_of_marching_cubes_and_grids():
     field = VolumeGrid({"grid_size": [8, 8, 8], "isosurface_method": "mc-cpu", "isosurface_resolution": 12})
     geometry = TetrahedraSDFGrid.create_from(field, {"isosurface_resolution": 16, **FEATURES})

@@ -18,10 +18,10 @@ from PIL import Image
 
 from threestudio.models.mesh import Mesh
 from threestudio.utils.images import write_video
-from threestudio.utils.saving import SaverMixin
 from uni_instruct_3d.report import read_stage, write_report
 from uni_instruct_3d.report.charts import charts, summary
 from uni_instruct_3d.report.page import BRIGHTER, viewer
+from uni_instruct_guidance.models.glb import glb_bytes
 
 SETTINGS = (
     "name: mug\nsystem:\n  prompt_processor:\n    prompt: a <red> mug & spoon\n  loss:\n    lambda_sparsity: 1.0\n"
@@ -59,9 +59,8 @@ def trial(tmp_path):
     ball = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
     mesh = Mesh(torch.tensor(ball.vertices).float(), torch.tensor(ball.faces))
     mesh.set_vertex_color(torch.tensor([[0.9, 0.05, 0.05]]).expand(len(mesh.v_pos), 3))
-    saver = SaverMixin()
-    saver.set_save_dir(str(save))
-    saver.save_glb("it30-export/model.glb", mesh, save_vertex_color=True)
+    (save / "it30-export").mkdir()
+    (save / "it30-export" / "model.glb").write_bytes(glb_bytes(mesh, vertex_color=True))
     (folder / "done").write_text("83 s\n")
     (folder / "scores.json").write_text('{"3d_clip": 31.5, "note": "text"}')
     return folder

@@ -11,7 +11,8 @@ import trimesh
 from PIL import Image
 
 from threestudio.models.mesh import Mesh
-from threestudio.utils.mesh_files import glb_bytes, mtl_text, obj_text
+from threestudio.utils.mesh_files import mtl_text, obj_text
+from uni_instruct_guidance.models.glb import glb_bytes
 from uni_instruct_guidance.scoring.clip import clip_numbers
 from uni_instruct_guidance.scoring.meshes import Surface, coloured, load_mesh
 from uni_instruct_guidance.scoring.protocols import get_protocol

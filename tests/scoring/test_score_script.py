@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from threestudio.models.mesh import Mesh
-from threestudio.utils.mesh_files import glb_bytes, obj_text
+from threestudio.utils.mesh_files import obj_text
 from uni_instruct_3d.shapes_world import instance_mesh
 
 SMALL = ["--views", "2", "--size", "64", "--device", "cpu"]

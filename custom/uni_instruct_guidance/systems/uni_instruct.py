@@ -47,7 +47,7 @@ class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
         for part in (self.cfg.guidance, self.cfg.prompt_processor):
             name = part.get("pretrained_model_name_or_path") if part is not None else None
             if name:
-                check_teacher(name)
+                part.pretrained_model_name_or_path = check_teacher(name)
         super().configure()
 
     def setup(self, stage: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from threestudio.utils.errors import UserError
 from threestudio.utils.files import atomic_path
-from threestudio.utils.mesh_files import check_mesh, glb_bytes, mtl_text, obj_text
+from threestudio.utils.mesh_files import check_mesh, mtl_text, obj_text
 
 TEXTURE_FILES = {
     "map_Kd": "texture_kd",
@@ -24,7 +24,7 @@ GRAYSCALE_MAPS = ("map_Pm", "map_Pr")
 
 
 class MeshSaverMixin:
-    """``save_obj`` and ``save_glb``: everything is checked and made in memory first, the mesh file is written last."""
+    """``save_obj``: everything is checked and made in memory first, the mesh file is written last."""
 
     def save_obj(
         self,
@@ -50,7 +50,7 @@ class MeshSaverMixin:
             ValueError: the mesh is empty or not finite, or the folder cannot be written to.
         """
         check_mesh(mesh)
-        path = self._mesh_path(filename, ".obj")
+        path = self._mesh_path(filename)
         maps = {"map_Kd": map_Kd, "map_Ks": map_Ks, "map_Bump": map_Bump, "map_Pm": map_Pm, "map_Pr": map_Pr}
         maps = {key: image for key, image in maps.items() if save_mat and image is not None}
         names = {key: f"{TEXTURE_FILES[key]}.{map_format}" for key in maps}
@@ -66,33 +66,9 @@ class MeshSaverMixin:
             _write(path, text.encode())
         return [*paths, str(path)]
 
-    def save_glb(
-        self,
-        filename: str,
-        mesh: Any,
-        map_Kd: Any = None,
-        map_Pm: Any = None,
-        map_Pr: Any = None,
-        map_Bump: Any = None,
-        save_vertex_color: bool = False,
-    ) -> str:
-        """glTF binary: y up, front towards z, albedo texture or vertex colours, metallic 0 and roughness 1 by default.
-
-        A bump map is left out: glTF wants tangents with it.
-
-        Raises:
-            ValueError: the mesh is empty or not finite, or the folder cannot be written to.
-        """
-        check_mesh(mesh)
-        path = self._mesh_path(filename, ".glb")
-        data = glb_bytes(mesh, map_Kd=map_Kd, map_Pm=map_Pm, map_Pr=map_Pr, vertex_color=save_vertex_color)
-        with _writing(path):
-            _write(path, data)
-        return str(path)
-
-    def _mesh_path(self, filename: str, suffix: str) -> Path:
-        """Path with the suffix, whose folder exists."""
-        filename = filename if filename.endswith(suffix) else filename + suffix
+    def _mesh_path(self, filename: str) -> Path:
+        """Path that ends in .obj and whose folder exists."""
+        filename = filename if filename.endswith(".obj") else f"{filename}.obj"
         with _writing(Path(self.get_save_dir()) / filename):
             return Path(self.get_save_path(filename))
 

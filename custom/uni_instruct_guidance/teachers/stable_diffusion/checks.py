@@ -65,8 +65,12 @@ def check_teacher_folder(folder: Path) -> None:
             check_safetensors(path)
 
 
+#: The project's folder, also where the extension is linked into a checkout of threestudio.
+PROJECT = Path(__file__).resolve().parents[4]
+
+
 def check_teacher(name_or_path: str, cache_dir: str | None = None) -> str:
-    """Check a teacher given as folder or hub id, without loading it. Returns the name to load.
+    """Check a teacher given as folder (of the working folder or the project) or hub id. Returns the name to load.
 
     A hub id is accepted when its files are in the local cache or the hub answers.
 
@@ -74,6 +78,8 @@ def check_teacher(name_or_path: str, cache_dir: str | None = None) -> str:
         FileNotFoundError, ValueError: one line naming the teacher and what to do.
     """
     path = Path(name_or_path).expanduser()
+    if not path.exists() and (PROJECT / path).is_dir():
+        path = PROJECT / path  # the built-in teacher's name holds in any working folder
     if path.is_dir():
         check_teacher_folder(path)
         return str(path)

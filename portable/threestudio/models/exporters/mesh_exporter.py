@@ -1,4 +1,4 @@
-"""The scene as a mesh that other programs load: glTF binary, Wavefront with materials, or with vertex colours."""
+"""The scene as a mesh that other programs load: Wavefront with materials, or with vertex colours."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ class MeshExporter(Exporter):
     """Surface of the geometry, coloured by the material.
 
     Args of :class:`Config`:
-        fmt: one of ``obj-mtl`` (textures), ``obj`` (vertex colours), ``glb`` (textures, or vertex colours without
-            ``save_texture``), or several joined by commas, which share one unwrapping and one set of textures.
-        save_name: file name without suffix, for ``model.obj``, ``model.glb``.
-        save_normal: vertex normals in .obj (a .glb always has them).
+        fmt: ``obj-mtl`` (textures) or ``obj`` (vertex colours).
+        save_name: file name without suffix, for ``model.obj``.
+        save_normal: vertex normals in the file.
         save_uv, save_texture: texture coordinates and textures.
-        texture_size, texture_format: side in texels; suffix of the images beside an .obj (a .glb embeds PNG).
+        texture_size, texture_format: side in texels; suffix of the images beside the file.
         xatlas_chart_options, xatlas_pack_options: see :meth:`Mesh.unwrap_uv`.
         context_type: rasteriser that draws the texture, see :class:`NVDiffRasterizerContext`.
     """
@@ -66,23 +65,19 @@ class MeshExporter(Exporter):
         self._formats: dict[str, Callable[[Mesh], ExporterOutput]] = {
             "obj-mtl": self._obj_with_material,
             "obj": self._obj_with_vertex_colors,
-            "glb": self._glb,
         }
-        self._wanted = [name.strip() for name in self.cfg.fmt.split(",")]
-        for name in self._wanted:
-            if name not in self._formats:
-                raise UserError(
-                    f"exporter.fmt={self.cfg.fmt}: unknown format '{name}'; choices: {', '.join(self._formats)}"
-                )
-        if {"obj", "obj-mtl"} <= set(self._wanted):
-            raise UserError(f"exporter.fmt={self.cfg.fmt}: obj and obj-mtl would write the same file; choose one")
+        if self.cfg.fmt not in self._formats:
+            raise UserError(
+                f"exporter.fmt={self.cfg.fmt}: unknown format; choices: {', '.join(self._formats)}; "
+                "uni-instruct-mesh-exporter also writes glb"
+            )
         if self.cfg.texture_size < 1:
             raise UserError(f"exporter.texture_size={self.cfg.texture_size}; must be at least 1")
         self._textures: dict[str, Tensor] | None = None
 
     @torch.no_grad()
     def __call__(self) -> list[ExporterOutput]:
-        """One output per format.
+        """The mesh and what goes with it, for ``save_obj``.
 
         Raises:
             ValueError: the mesh is empty or not finite, or there is no surface.
@@ -90,7 +85,7 @@ class MeshExporter(Exporter):
         mesh = self.geometry.isosurface()
         check_mesh(mesh)
         self._textures = None
-        return [self._formats[name](mesh) for name in self._wanted]
+        return [self._formats[self.cfg.fmt](mesh)]
 
     def _obj_with_material(self, mesh: Mesh) -> ExporterOutput:
         params: dict[str, Any] = {
@@ -120,16 +115,6 @@ class MeshExporter(Exporter):
         }
         return ExporterOutput(f"{self.cfg.save_name}.obj", "obj", params)
 
-    def _glb(self, mesh: Mesh) -> ExporterOutput:
-        params: dict[str, Any] = {"mesh": mesh}
-        if self.cfg.save_texture:
-            self._unwrap(mesh)
-            params |= self._baked(mesh)
-        else:
-            self._color_vertices(mesh)
-            params["save_vertex_color"] = mesh.v_rgb is not None
-        return ExporterOutput(f"{self.cfg.save_name}.glb", "glb", params)
-
     def _unwrap(self, mesh: Mesh) -> None:
         if mesh.has_uv:
             return
@@ -137,7 +122,7 @@ class MeshExporter(Exporter):
         if n_faces > SLOW_FACES:
             threestudio.warn(
                 f"unwrapping {n_faces} faces takes minutes; a lower isosurface_resolution, or vertex colours "
-                "(exporter.fmt=obj, or exporter.save_texture=false with glb), take seconds"
+                "(exporter.fmt=obj, or save_texture=false with glb) take seconds"
             )
         threestudio.info(f"unwrapping {n_faces} faces with xatlas")
         size = {"resolution": self.cfg.texture_size, "padding": 2, "bilinear": True}

@@ -7,24 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import threestudio
-from backends.opacity_field import directions_above, visibility
 from threestudio.utils.base import BaseModule
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import chunk_batch, contract_to_unisphere, scale_tensor
 from threestudio.utils.typing import Float, Tensor
 
 __all__ = ["BaseExplicitGeometry", "BaseGeometry", "BaseImplicitGeometry", "contract_to_unisphere"]
-
-
-#: Views that decide what is seen with ``isosurface_threshold: opacity``; undersides are rarely trained.
-LOWEST_VIEW_DEG, N_VIEWS = -10.0, 48
-#: Transmittance from the middle of a sheet that a picture shows half opaque: half of its optical depth lies before it.
-#: At one half, leaves and stems that a picture shows at up to three quarters would be lost.
-SEEN = 0.5**0.5
 
 
 class IsosurfaceDisabledError(UserError, NotImplementedError):
@@ -93,8 +84,8 @@ class BaseImplicitGeometry(BaseGeometry):
                 f"geometry.isosurface_method={self.cfg.isosurface_method}; choices: {', '.join(ISOSURFACE_METHODS)}"
             )
         threshold = self.cfg.isosurface_threshold
-        if isinstance(threshold, str) and threshold not in ("auto", "opacity"):
-            raise UserError(f"geometry.isosurface_threshold={threshold}; choices: a number, auto, opacity")
+        if isinstance(threshold, str) and threshold != "auto":
+            raise UserError(f"geometry.isosurface_threshold={threshold}; choices: a number, auto")
 
     def forward(self, points: Float[Tensor, "*N Di"], output_normal: bool = False) -> dict[str, Float[Tensor, "..."]]:
         """What is at the points; keys depend on the geometry (``density`` or ``sdf``, ``features``, ``normal``…)."""
@@ -111,8 +102,7 @@ class BaseImplicitGeometry(BaseGeometry):
     def isosurface(self):
         """Mesh of the surface where the field equals ``isosurface_threshold``.
 
-        ``auto`` takes the mean of the field where it is above 1e-5; ``opacity`` takes what the pictures show instead of
-        a level of the density, see :meth:`_seen_level`.
+        ``auto`` takes the mean of the field where it is above 1e-5.
         With ``isosurface_coarse_to_fine`` a first pass finds the object's box, a second one fills it with the grid.
 
         Raises:
@@ -147,7 +137,7 @@ class BaseImplicitGeometry(BaseGeometry):
             occupied = field[field > 1e-5]
             threshold = occupied.mean().item() if len(occupied) else 0.0
             threestudio.info(f"isosurface_threshold=auto: {threshold:.4g}")
-        level = self._seen_level(bbox) if threshold == "opacity" else self.forward_level(field, threshold)
+        level = self.forward_level(field, threshold)
         if not ((level > 0).any() and (level <= 0).any()):
             raise UserError(
                 f"no surface at geometry.isosurface_threshold={self.cfg.isosurface_threshold}: "
@@ -159,26 +149,6 @@ class BaseImplicitGeometry(BaseGeometry):
         if self.cfg.isosurface_remove_outliers:
             mesh = mesh.remove_outlier(self.cfg.isosurface_outlier_n_faces_threshold)
         return mesh
-
-    @torch.no_grad()
-    def _seen_level(self, bbox: Float[Tensor, "2 3"]) -> Float[Tensor, "N 1"]:
-        """Level at the grid's vertices in ``bbox``: largest transmittance to any viewer, minus :data:`SEEN`.
-
-        Positive where some view from :data:`LOWEST_VIEW_DEG` upwards sees the point, negative where none does; so walls
-        of any density are closed, and what is hidden is solid.
-        """
-        if not hasattr(self, "forward_density"):
-            raise UserError(f"geometry.isosurface_threshold=opacity needs a density; {type(self).__name__} has none")
-        n_nodes = self.cfg.isosurface_resolution + 1
-        sides = [torch.linspace(float(low), float(high), n_nodes) for low, high in bbox.T]
-        nodes = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).to(bbox)
-        density = chunk_batch(self.forward_density, 1 << 16, nodes.reshape(-1, 3)).reshape(nodes.shape[:3])
-        spacing = (bbox[1] - bbox[0]) / (n_nodes - 1)
-        seen = visibility(density.float(), spacing, directions_above(LOWEST_VIEW_DEG, N_VIEWS))
-        helper = self.isosurface_helper
-        # grid_sample names the last axis first
-        at = scale_tensor(helper.grid_vertices, helper.points_range, (-1, 1)).flip(-1)
-        return F.grid_sample(seen[None, None], at.view(1, 1, 1, -1, 3), align_corners=True).view(-1, 1) - SEEN
 
 
 class BaseExplicitGeometry(BaseGeometry):

@@ -6,8 +6,8 @@ import pytest
 import torch
 import trimesh
 
-from backends.opacity_field import directions_above, visibility
 from backends.tetrahedra import marching_tetrahedra, tetrahedral_grid
+from uni_instruct_guidance.models.opacity_field import directions_above, visibility
 
 N = 33
 
