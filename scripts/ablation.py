@@ -21,6 +21,8 @@ import _environment  # noqa: F401
 from tqdm import tqdm
 
 from uni_instruct_3d import ROOT
+from uni_instruct_3d.command import SEED, run_command
+from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.distill2d.ablation import (
     CELLS,
     Assessment,
@@ -50,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", default=str(ROOT / "configs" / "distill2d" / "ablation-digits.yaml"))
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS), metavar="CELL",
                         help=f"default: all; {', '.join(map(repr, CELLS))}")  # fmt: skip
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--samples", type=int, default=Assessment.samples, help="of each generator")
     parser.add_argument("--judge-weights", default=str(ROOT / "load" / "judge" / "digits.safetensors"))
@@ -66,6 +68,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> tuple[str, list[str]]:
     """Everything; returns the report as markdown, and a line for every run that failed."""
     base = read_config(DistillConfig, [args.config], args.overrides)
+    require_writable("--out", args.out)
     if not base.teacher or not Path(base.teacher).is_file():
         raise ValueError(f"teacher={base.teacher!r} does not exist")
     assessment = Assessment(samples=args.samples, weights=args.judge_weights)
@@ -96,16 +99,16 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    try:
+
+    def whole_table() -> int:
         report, failed = run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(report)
-    print(f"written to {args.out}")
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
-    return 1 if failed else 0
+        print(report)
+        print(f"written to {args.out}")
+        for line in failed:
+            print(f"failed: {line}", file=sys.stderr)
+        return 1 if failed else 0
+
+    return run_command("ablation", whole_table, args.out)
 
 
 if __name__ == "__main__":

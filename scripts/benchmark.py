@@ -22,6 +22,8 @@ import _environment  # noqa: F401
 import torch
 
 from uni_instruct_3d import benchmarks
+from uni_instruct_3d.command import require_file_place, run_command
+from uni_instruct_guidance.distill2d.files import atomically
 
 
 def machine() -> dict[str, str | int]:
@@ -38,7 +40,7 @@ def machine() -> dict[str, str | int]:
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Run one benchmark; the module is imported only when it is asked for."""
+    """Figures of one benchmark; its module is imported only when it is asked for."""
     names = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,17 +55,20 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     options.add_argument("--out", type=Path, help="JSON file for the figures")
     module.add_arguments(options)
-    args = options.parse_args(rest)
+    args = options.parse_intermixed_args(rest)
+    require_file_place("--out", args.out)
     figures = {"benchmark": chosen.benchmark, **module.run(args), "machine": machine()}
     text = json.dumps(figures, indent=1)
     print(text)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.out.with_suffix(".part")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, args.out)
+        atomically(args.out, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     return figures
 
 
+def command(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 2 after one line about what the user can mend."""
+    return run_command("benchmark", lambda: main(arguments) and 0)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(command())

@@ -23,11 +23,13 @@ from pathlib import Path
 import _environment  # noqa: F401
 
 from uni_instruct_3d import ROOT
+from uni_instruct_3d.command import SEED, run_command
 from uni_instruct_3d.comparison.cell import BACKBONES, CellRunner, failed, read_result
 from uni_instruct_3d.comparison.engines import ENGINES, visible_gpus
 from uni_instruct_3d.comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets
 from uni_instruct_3d.comparison.table import Results, as_csv, as_json, failures, tables
 from uni_instruct_3d.pipeline.stages import CONFIG_SETS
+from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.scoring.summary import read_prompts
 
 
@@ -35,7 +37,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns")
     parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "compare.txt", help="one prompt a line")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1])
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
     parser.add_argument("--baseline", metavar="METHOD", help="column that differences are taken to; vsd if it is there")
     parser.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
@@ -171,14 +173,16 @@ def say(message: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """0; 1 if a run failed; 2 after one line about what the user can mend."""
     args = parse_arguments(argv)
-    try:
-        plan, columns, (prompts, _) = make_plan(args), parse_columns(args.methods), read_prompts(args.prompts)
-        baseline = choose_baseline(columns, args.baseline)
-        runner = CellRunner(plan, teacher_digest(plan), tuple(prompts))
-        results = run(plan, cells(columns, prompts, list(dict.fromkeys(args.seeds))), runner, args)
-    except ValueError as error:
-        say(f"error: {error}")
-        return 2
+    return run_command("compare", lambda: compare(args), args.out)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Everything; 1 if a run failed or none is finished."""
+    plan, columns, (prompts, _) = make_plan(args), parse_columns(args.methods), read_prompts(args.prompts)
+    baseline = choose_baseline(columns, args.baseline)
+    require_writable("--out", plan.out)
+    runner = CellRunner(plan, teacher_digest(plan), tuple(prompts))
+    results = run(plan, cells(columns, prompts, list(dict.fromkeys(args.seeds))), runner, args)
     if not results:
         say("no run is finished yet")
         return 1

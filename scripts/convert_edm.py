@@ -14,6 +14,7 @@ from pathlib import Path
 
 import _environment  # noqa: F401
 
+from uni_instruct_guidance.core.errors import one_line
 from uni_instruct_guidance.teachers.edm import CheckpointError
 from uni_instruct_guidance.teachers.edm.convert import convert_edm
 
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = convert_edm(args.pickle, args.out)
     except (CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error, args.out)}", file=sys.stderr)
         return 1
     print(f"{args.out}: {result}")
     return 0

@@ -23,6 +23,8 @@ import torch
 from tqdm import tqdm
 
 from uni_instruct_3d import ROOT
+from uni_instruct_3d.command import SEED, device, run_command
+from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.distill2d.callbacks import atomically, save_grid
 from uni_instruct_guidance.distill2d.config import read_config
 from uni_instruct_guidance.distill2d.data import load_data
@@ -52,11 +54,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=18, help="of the teacher's sampler: 2 steps - 1 evaluations")
     parser.add_argument("--no-teacher", action="store_true", help="the student alone, without the ratio")
     parser.add_argument("--batch", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0, help="of the noise, the same for both")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the noise, the same for both")
     parser.add_argument("--judge", choices=list(JUDGES), help="default: digits for digits, else inception")
     parser.add_argument("--judge-weights", type=Path, help="default for digits: the shipped classifier")
     parser.add_argument("--reference-moments", type=Path, help=".npz with mu and sigma in place of the data's")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluate_2d"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="teacher=… data.path=… init_sigma=…")
     args = parser.parse_intermixed_args(arguments)
@@ -101,6 +103,7 @@ def _shown(value: float | int | None) -> str:
 def evaluate(args: argparse.Namespace) -> dict:
     """Read, sample, compare; the report with every figure."""
     cfg = read_config(DistillConfig, args.config, args.overrides)
+    require_writable("--out", args.out)
     if not cfg.teacher:
         raise ValueError("teacher is missing: a safetensors file of an EDM network")
     teacher = load_edm(cfg.teacher, cfg.preset).eval().requires_grad_(False).to(args.device)
@@ -134,14 +137,14 @@ def evaluate(args: argparse.Namespace) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    try:
+
+
+    def assess() -> None:
         report = evaluate(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(table(report))
-    print(f"{report['real']} real images; written to {args.out}")
-    return 0
+        print(table(report))
+        print(f"{report['real']} real images; written to {args.out}")
+
+    return run_command("evaluate_2d", assess, args.out)
 
 
 if __name__ == "__main__":

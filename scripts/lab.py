@@ -10,16 +10,19 @@ Writes `table.md`, `results.json` and pictures into `--out`.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
 from tqdm import tqdm
 
+from uni_instruct_3d.command import SEED, run_command
 from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
 from uni_instruct_3d.lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
 from uni_instruct_3d.lab2d.targets import TARGETS
 from uni_instruct_3d.lab2d.training import LabConfig
 from uni_instruct_guidance.core import WEIGHTINGS
+from uni_instruct_guidance.core.errors import require_writable
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), help="default: all (kappa sweep: grid25)")
     parser.add_argument("--sweep", choices=["kappa"], help="compare path weights and weightings instead of methods")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="generator updates")
-    parser.add_argument("--seed", type=int, default=0, help="seeds initial weights, noise and samples")
+    parser.add_argument("--seed", type=SEED, default=0, help="seeds initial weights, noise and samples")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs, seeds counting up from --seed")
     parser.add_argument("--weighting", choices=list(WEIGHTINGS), default="epsilon", help="of Uni-Instruct's rows")
     parser.add_argument("--batch", type=int, default=defaults.batch)
@@ -43,13 +46,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 after one line about what the user can mend."""
     args = parse(arguments)
+    return run_command("lab", lambda: run(args), args.out)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, compare, write."""
     experiments = kappa_sweep() if args.sweep else default_experiments(args.steps, args.weighting)
     labels = [experiment.label for experiment in experiments]
     unknown = sorted(set(args.methods or ()) - set(labels))
     if unknown:
-        raise SystemExit(f"--methods: {unknown[0]!r} is not known; choose from {', '.join(labels)}")
+        raise ValueError(f"--methods: {unknown[0]!r} is not known; choose from {', '.join(labels)}")
+    require_writable("--out", args.out)
     experiments = [e for e in experiments if not args.methods or e.label in args.methods]
     targets = args.targets or (["grid25"] if args.sweep else list(TARGETS))
 
@@ -71,4 +81,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,14 +6,17 @@ python scripts/look_at_world.py train.png --batch 160        # what training see
 """
 
 import argparse
-import os
+import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
 import numpy as np
 from PIL import Image
 
+from uni_instruct_3d.command import COUNT, SEED, require_file_place, run_command
 from uni_instruct_3d.shapes_world import CLASSES, COLORS, make_instance, render, sample_batch
+from uni_instruct_guidance.core.ranges import argument, whole
+from uni_instruct_guidance.distill2d.files import atomically
 
 CAMERAS = ((0, 15), (90, 15), (180, 15), (20, 70))  # azimuth and elevation of front, side, back, overhead
 PATTERN_CAMERA = (35, 30)
@@ -52,40 +55,32 @@ def batch_sheet(n: int, seed: int, size: int) -> np.ndarray:
 
 def save(path: Path, image: np.ndarray) -> None:
     """Write a PNG of an image in 0..1, whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    Image.fromarray((255.0 * image + 0.5).astype(np.uint8)).save(partial, format="PNG", optimize=True)
-    os.replace(partial, path)
+    picture = Image.fromarray((255.0 * image + 0.5).astype(np.uint8))
+    atomically(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
 
 
-def _at_least(low: int):
-    """An argparse type: an int of at least `low`."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value} is too small; at least {low}")
-        return value
-
-    parse.__name__ = "int"
-    return parse
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 after one line about what the user can mend."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("--classes", nargs="+", default=list(CLASSES), choices=CLASSES, metavar="CLASS")
     parser.add_argument("--color", choices=COLORS, help="one colour for all classes")
-    parser.add_argument("--batch", type=_at_least(1), metavar="N", help="show N training items instead")
-    parser.add_argument("--size", type=_at_least(8), default=64, help="pixels per picture")
-    parser.add_argument("--seed", type=_at_least(0), default=0)
-    args = parser.parse_args()
+    parser.add_argument("--batch", type=COUNT, metavar="N", help="show N training items instead")
+    parser.add_argument("--size", type=argument(whole(least=8, most=4096)), default=64, help="pixels per picture")
+    parser.add_argument("--seed", type=SEED, default=0)
+    args = parser.parse_args(arguments)
+    return run_command("look_at_world", lambda: draw(args), args.out)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """The sheet that was asked for."""
+    require_file_place("OUT", args.out)
     if args.batch:
         sheet = batch_sheet(args.batch, args.seed, args.size)
     else:
         sheet = class_sheet(args.classes, args.color, args.seed, args.size)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     save(args.out, sheet)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

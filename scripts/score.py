@@ -24,6 +24,8 @@ from tqdm import tqdm
 from threestudio.utils.files import atomic_path
 from threestudio.utils.images import captioned, image_grid, resized, write_image
 from threestudio.utils.misc import get_device, set_device
+from uni_instruct_3d.command import COUNT, PIXELS, device, run_command
+from uni_instruct_guidance.core.errors import naming, one_line, require_writable
 from uni_instruct_guidance.scoring import BUILTIN, PROTOCOLS, ClipScorer, Protocol, diversity, get_protocol
 from uni_instruct_guidance.scoring.aesthetic import AestheticScorer
 from uni_instruct_guidance.scoring.preferences import PREFERENCES, require_preference
@@ -59,8 +61,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt", required=True, help="what it should show")
     parser.add_argument("--prompts-file", type=Path, help="list for R-precision, one a line; the prompt is added to it")
     parser.add_argument("--protocol", help="cameras, by name or name@version; see below")
-    parser.add_argument("--views", type=int, help="fewer views, evenly picked; becomes part of the protocol's label")
-    parser.add_argument("--size", type=int, help="other picture size; becomes part of the protocol's label")
+    parser.add_argument("--views", type=COUNT, help="fewer views, evenly picked; becomes part of the protocol's label")
+    parser.add_argument("--size", type=PIXELS, help="other picture size; becomes part of the protocol's label")
     parser.add_argument("--light", default="none", help=f"of mesh files: {' | '.join(LIGHTS)}; none shows albedo")
     parser.add_argument("--up", help="up axis of mesh files, y | z; by default glTF's y, and z for .obj and .ply")
     parser.add_argument("--clip", default=BUILTIN, help="open-clip architecture, local-dir:FOLDER or hf-hub:ID")
@@ -69,7 +71,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--aesthetic", metavar="FILE", help="LAION's predictor, or hf-hub:OWNER/REPO/FILE; needs ViT-L-14"
     )
     parser.add_argument("--preference", nargs="+", default=[], metavar="NAME", help=" | ".join(PREFERENCES))
-    parser.add_argument("--device", help="cpu, cuda, …; by default the best there is")
+    parser.add_argument("--device", type=device, help="cpu, cuda, …; by default the best there is")
     parser.add_argument("--out", type=Path, default=Path("outputs/score"), help="folder for the results")
     return parser.parse_args(argv)
 
@@ -77,11 +79,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line per mistake; what could be scored is scored."""
     args = parse_arguments(argv)
-    try:
-        scorers, protocol, light, notes = prepare(args)
-    except ValueError as error:
-        print(f"score: {error}", file=sys.stderr)
-        return 2
+    return run_command("score", lambda: score(args), args.out)
+
+
+def score(args: argparse.Namespace) -> int:
+    """Everything; 0, or 2 where a path could not be scored."""
+    scorers, protocol, light, notes = prepare(args)
     for note in notes:
         print(f"[{scorers.clip.label}] {note}")
     scored: list[tuple[Views, Summary]] = []
@@ -89,8 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             views = load_views(path, protocol, light, args.up, progress=True)
             scored.append((views, summarise(views, args.prompt, scorers)))
-        except ValueError as error:
-            tqdm.write(f"score: {' '.join(str(error).split())}", file=sys.stderr)  # on a line of its own beside the bar
+        except (ValueError, OSError) as error:
+            tqdm.write(f"score: {one_line(error, path)}", file=sys.stderr)  # on a line of its own beside the bar
     if scored:
         write(args, scorers, protocol, scored)
     return 0 if len(scored) == len(args.paths) else 2
@@ -100,6 +103,7 @@ def prepare(args: argparse.Namespace) -> tuple[Scorers, Protocol, object, list[s
     """Everything that can be wrong before anything is rendered; and what the user should know."""
     if args.device:
         set_device(args.device)
+    require_writable("--out", args.out)
     if not args.prompt.strip():
         raise ValueError('--prompt is empty; say what the asset should show, e.g. "a red mug"')
     light, notes, prompts = get_light(args.light), [], []
@@ -144,7 +148,8 @@ def write(args: argparse.Namespace, scorers: Scorers, protocol: Protocol, scored
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     with atomic_path(args.out / "table.txt") as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_image(args.out / "sheet.png", contact_sheet(scored))
+    with naming(args.out / "sheet.png"):
+        write_image(args.out / "sheet.png", contact_sheet(scored))
     print("\n".join([*lines, f"[{scorers.clip.label}] written: {args.out}/scores.json, table.txt, sheet.png"]))
 
 

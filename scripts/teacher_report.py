@@ -9,33 +9,43 @@ Writes quality.json, quality.md and one grid per class (rows: colours, columns: 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
 import torch
 
 from uni_instruct_3d import shapes_world
+from uni_instruct_3d.command import COUNT, SCALE, SEED, device, run_command
 from uni_instruct_3d.teacher_factory.export import load_pipeline
 from uni_instruct_3d.teacher_factory.judge import load_judge
 from uni_instruct_3d.teacher_factory.presets import ReportConfig
 from uni_instruct_3d.teacher_factory.report import insert_table, make_report, table
+from uni_instruct_guidance.core.errors import require_writable
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 after one line about what the user can mend."""
     default = ReportConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, default=Path("load/teachers/shapes"), help="pipeline folder")
     parser.add_argument("--judge", type=Path, default=Path("load/judge/shapes.safetensors"), help="judge weights")
     parser.add_argument("--out", type=Path, default=Path("outputs/teacher_report"), help="where table and grids go")
-    parser.add_argument("--guidance", type=float, default=default.guidance, help="classifier-free guidance scale")
-    parser.add_argument("--steps", type=int, default=default.sampling_steps, help="steps of the ODE solver")
-    parser.add_argument("--per-view", type=int, default=default.per_view, help="images per class, colour and view")
-    parser.add_argument("--batch", type=int, default=default.batch)
+    parser.add_argument("--guidance", type=SCALE, default=default.guidance, help="classifier-free guidance scale")
+    parser.add_argument("--steps", type=COUNT, default=default.sampling_steps, help="steps of the ODE solver")
+    parser.add_argument("--per-view", type=COUNT, default=default.per_view, help="images per class, colour and view")
+    parser.add_argument("--batch", type=COUNT, default=default.batch)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: twice as fast where the CPU has it")
     parser.add_argument("--card", type=Path, help="model card whose quality table is replaced")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(arguments)
+    return run_command("teacher_report", lambda: measure(args), args.out)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Draw, judge, write."""
+    require_writable("--out", args.out)
     config = ReportConfig(args.guidance, args.steps, args.per_view, args.batch, args.bf16)
     pipeline = load_pipeline(args.teacher).to(args.device)
     result = make_report(pipeline, load_judge(args.judge), shapes_world, config, args.out, args.seed)
@@ -45,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

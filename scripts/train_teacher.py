@@ -10,17 +10,21 @@ Every phase goes on where it was stopped. Work files live in ``--work``, the res
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import _environment  # noqa: F401
 import torch
 
+from uni_instruct_3d.command import COUNT, SEED, device, require_file_place, run_command
 from uni_instruct_3d.teacher_factory.factory import PHASES, Factory
 from uni_instruct_3d.teacher_factory.presets import PRESETS
+from uni_instruct_guidance.core.errors import require_writable
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 after one line about what the user can mend."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu", help="all numbers of a run")
     parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES), help="what to run, in order")
@@ -28,13 +32,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("load/teachers/shapes"), help="StableDiffusionPipeline folder")
     parser.add_argument("--clip-out", type=Path, default=Path("load/clip/shapes"), help="open-clip folder")
     parser.add_argument("--judge-out", type=Path, default=Path("load/judge/shapes.safetensors"), help="judge weights")
-    parser.add_argument("--seed", type=int, default=0, help="seeds every phase")
-    parser.add_argument("--workers", type=int, default=2, help="processes that render")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    parser.add_argument("--seed", type=SEED, default=0, help="seeds every phase")
+    parser.add_argument("--workers", type=COUNT, default=2, help="processes that render")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=COUNT, help="torch threads (default: torch's own choice)")
     for phase in ("vae", "unet", "clip", "judge"):
-        parser.add_argument(f"--{phase}-steps", type=int, help=f"length of the phase {phase} instead of the preset's")
-    args = parser.parse_args()
+        parser.add_argument(f"--{phase}-steps", type=COUNT, help=f"length of the phase {phase} instead of the preset's")
+    args = parser.parse_args(arguments)
+    return run_command("train_teacher", lambda: train(args), args.work)
+
+
+def train(args: argparse.Namespace) -> None:
+    """The phases in order."""
+    for option in ("work", "out", "clip_out"):
+        require_writable(f"--{option.replace('_', '-')}", getattr(args, option))
+    require_file_place("--judge-out", args.judge_out)
     if args.threads:
         torch.set_num_threads(args.threads)
 
@@ -53,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,5 +7,6 @@ import sys
 
 if "threestudio" in sys.modules:
     from . import guidance, models, systems
+    from .systems.ranges import check_config
 
-    __all__ = ["guidance", "models", "systems"]
+    __all__ = ["check_config", "guidance", "models", "systems"]

@@ -132,6 +132,20 @@ ENCODINGS: dict[str, Callable[[int, Mapping[str, Any]], nn.Module]] = {
     "DenseGridPyramid": DenseGridPyramid,
 }
 
+_GRID_KEYS = ("n_levels", "n_features_per_level", "log2_hashmap_size", "base_resolution", "per_level_scale",
+              "interpolation")  # fmt: skip
+
+#: ``otype`` -> keys beside it.
+KEYS: dict[str, tuple[str, ...]] = {
+    "Grid": ("type", *_GRID_KEYS),
+    "HashGrid": _GRID_KEYS,
+    "DenseGrid": _GRID_KEYS,
+    "Frequency": ("n_frequencies",),
+    "SphericalHarmonics": ("degree",),
+    "Identity": (),
+    "DenseGridPyramid": ("n_levels", "n_features_per_level", "base_resolution", "init_std"),
+}
+
 
 def Encoding(
     n_input_dims: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from threestudio.utils.errors import UserError
@@ -53,3 +53,12 @@ def load_extensions(folders: Iterable[Path]) -> list[str]:
         names.append(name)
     info(f"extensions: {', '.join(names) or 'none'}")
     return names
+
+
+def extension_checks(names: Iterable[str]) -> list[Callable]:
+    """What loaded extensions have to say about a configuration: each one's ``check_config(cfg)``, where it has one.
+
+    It raises a ValueError for a value that it does not allow. (Not in the reference, which never asks.)
+    """
+    modules = [sys.modules[name] for name in names]
+    return [module.check_config for module in modules if hasattr(module, "check_config")]

@@ -25,8 +25,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import threestudio
 from backends import select
-from threestudio.extensions import load_extensions
+from threestudio.extensions import extension_checks, load_extensions
 from threestudio.systems.base import BaseSystem
+from threestudio.utils.blocks import check_blocks
 from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, StepProgressBar
 from threestudio.utils.checkpoints import AtomicCheckpointIO, ResumableCheckpoint
 from threestudio.utils.config import load_config
@@ -117,9 +118,10 @@ def carry_out(
     try:
         if cpu:
             set_device("cpu")
-        load_extensions(extension_folders)
+        extensions = load_extensions(extension_folders)
         n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
-        cfg = load_config(*configs, cli_args=overrides, n_gpus=n_gpus)
+        checks = [*extension_checks(extensions), check_blocks]
+        cfg = load_config(*configs, cli_args=overrides, n_gpus=n_gpus, checks=checks)
         new_trial = not os.listdir(cfg.trial_dir)
         if cfg.trainer.get("accelerator") == "cpu":
             set_device("cpu")

@@ -15,13 +15,15 @@ import torch
 
 from uni_instruct_guidance.core import DIVERGENCES, ObjectiveConfig, classifier_free, objective, to_x0
 
+from ..command import COUNT, PIXELS, device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--size", type=int, default=64, help="height and width of the latents")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batch", type=COUNT, default=4)
+    parser.add_argument("--size", type=PIXELS, default=64, help="height and width of the latents")
+    parser.add_argument("--repeats", type=COUNT, default=7)
     parser.add_argument("--divergence", choices=list(DIVERGENCES), default="jkl")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _unet(device: str):

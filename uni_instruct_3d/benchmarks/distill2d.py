@@ -21,6 +21,8 @@ from copy import deepcopy
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from ..command import COUNT, device
+
 # name -> method block of the configuration; beside Uni-Instruct's divergences the rows as they are.
 CASES = {
     "diff_instruct": {"name": "diff_instruct"},
@@ -40,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", choices=NETWORKS, default="digits-cond")
     parser.add_argument("--methods", nargs="+", choices=list(CASES), default=list(CASES), metavar="METHOD",
                         help=f"default: all; {', '.join(map(repr, CASES))}")  # fmt: skip
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--micro-batch", type=int, help="images in one pass; default: the batch")
+    parser.add_argument("--batch", type=COUNT, default=64)
+    parser.add_argument("--micro-batch", type=COUNT, help="images in one pass; default: the batch")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--compile", action="store_true", help="the networks through torch.compile")
-    parser.add_argument("--rounds", type=int, default=5, help="bursts of each method")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a burst, after one that is not")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=COUNT, default=5, help="bursts of each method")
+    parser.add_argument("--steps", type=COUNT, default=3, help="timed steps of a burst, after one that is not")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Clock(Callback):

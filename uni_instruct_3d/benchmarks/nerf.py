@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import torch
 
 from .. import ROOT
+from ..command import COUNT, INDEX
 
 # name -> overrides of system.guidance in the configuration
 STEPS = {
@@ -33,9 +34,9 @@ STEPS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default=str(ROOT / "configs" / "shapes-nerf.yaml"))
     parser.add_argument("--prompt", default="a red mug")
-    parser.add_argument("--rounds", type=int, default=8, help="timed steps of each method")
+    parser.add_argument("--rounds", type=COUNT, default=8, help="timed steps of each method")
     parser.add_argument(
-        "--settle", type=int, default=60, help="steps of SDS before, so that there is empty space to skip"
+        "--settle", type=INDEX, default=60, help="steps of SDS before, so that there is empty space to skip"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
 

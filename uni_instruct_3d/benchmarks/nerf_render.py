@@ -16,6 +16,8 @@ import time
 import torch
 import torch.nn.functional as F
 
+from ..command import COUNT, INDEX, PIXELS, POSITIVE
+
 LINEAR = {"otype": "Linear"}
 MLP = {"otype": "VanillaMLP", "activation": "ReLU", "output_activation": "none", "n_neurons": 16, "n_hidden_layers": 1}
 PYRAMID = {"otype": "DenseGridPyramid", "n_levels": 4, "base_resolution": 8, "n_features_per_level": 4}
@@ -32,13 +34,13 @@ GEOMETRIES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--geometries", nargs="+", choices=list(GEOMETRIES), default=["pyramid, linear"])
-    parser.add_argument("--size", type=int, default=64, help="height and width of the images")
-    parser.add_argument("--cameras", type=int, default=2, help="images per render")
-    parser.add_argument("--samples", type=int, default=64, help="samples per ray")
-    parser.add_argument("--fit", type=int, default=120, help="steps of fitting")
-    parser.add_argument("--lr", type=float, default=0.05, help="learning rate of the grids; networks get a tenth")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", type=PIXELS, default=64, help="height and width of the images")
+    parser.add_argument("--cameras", type=COUNT, default=2, help="images per render")
+    parser.add_argument("--samples", type=COUNT, default=64, help="samples per ray")
+    parser.add_argument("--fit", type=INDEX, default=120, help="steps of fitting")
+    parser.add_argument("--lr", type=POSITIVE, default=0.05, help="learning rate of the grids; networks get a tenth")
+    parser.add_argument("--repeats", type=COUNT, default=9)
+    parser.add_argument("--threads", type=COUNT, default=1)
 
 
 def object_field(points: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from uni_instruct_guidance.scoring import BUILTIN, PROTOCOLS, ClipScorer, first_
 from uni_instruct_guidance.scoring.meshes import Surface, coloured
 from uni_instruct_guidance.scoring.rendering import LIGHTS, get_light, render_surface
 
+from ..command import COUNT, PIXELS
 from ..shapes_world import CLASSES, COLORS, PATTERNS, instance_mesh
 
 COMBINATIONS = [(name, color) for color in COLORS for name in CLASSES]
@@ -26,12 +27,12 @@ FIRST_SEED = 9000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--objects", type=int, default=len(COMBINATIONS), help="class by class, colour by colour")
+    parser.add_argument("--objects", type=COUNT, default=len(COMBINATIONS), help="class by class, colour by colour")
     parser.add_argument("--protocols", nargs="+", default=["shapes-8"], help=", ".join(PROTOCOLS))
     parser.add_argument("--lights", nargs="+", default=["camera", "none"], help=", ".join(LIGHTS))
-    parser.add_argument("--views", type=int, help="fewer views of each protocol")
-    parser.add_argument("--size", type=int, help="side of the pictures")
-    parser.add_argument("--resolution", type=int, default=48, help="marching cubes cells per side")
+    parser.add_argument("--views", type=COUNT, help="fewer views of each protocol")
+    parser.add_argument("--size", type=PIXELS, help="side of the pictures")
+    parser.add_argument("--resolution", type=COUNT, default=48, help="marching cubes cells per side")
     parser.add_argument("--clip", default=BUILTIN)
     parser.add_argument("--clip-pretrained")
 

@@ -18,16 +18,20 @@ from collections.abc import Callable
 import torch
 
 from backends import raster
+from uni_instruct_guidance.core.ranges import argument, whole
 
+from ..command import COUNT, PIXELS, device
+
+SPLITS = argument(whole(least=0, most=9))
 FOVY_DEG, DISTANCE, RADIUS = 40.0, 3.0, 0.8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512], help="image sides in pixels")
-    parser.add_argument("--subdivisions", type=int, default=5, help="of the icosphere: 20 * 4^n faces")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of both; more pay only on an idle machine")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="ours")
+    parser.add_argument("--sizes", type=PIXELS, nargs="+", default=[128, 256, 512], help="image sides in pixels")
+    parser.add_argument("--subdivisions", type=SPLITS, default=5, help="of the icosphere: 20 * 4^n faces")
+    parser.add_argument("--repeats", type=COUNT, default=5)
+    parser.add_argument("--threads", type=COUNT, default=1, help="of both; more pay only on an idle machine")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", help="ours")
     parser.add_argument("--variant", default="llvm_ad_rgb", help="mitsuba's")
 
 

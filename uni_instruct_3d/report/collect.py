@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -52,7 +53,7 @@ def read_stage(trial_dir: str | Path, name: str | None = None) -> StageResult:
         name: heading; the folder's own name by default.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: no such folder, or a file in it that is damaged (named).
     """
     folder = Path(trial_dir)
     if not folder.is_dir():
@@ -61,12 +62,12 @@ def read_stage(trial_dir: str | Path, name: str | None = None) -> StageResult:
     exported = _newest(save.glob("it*-export"))
     files = sorted(path for path in exported[0].rglob("*") if path.is_file()) if exported else []
     settings = folder / "configs" / "parsed.yaml"
-    text = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    text = _text(settings) if settings.is_file() else ""
     videos = _newest(path for suffix in (".mp4", ".webm", ".gif") for path in save.glob(f"it*-test{suffix}"))
     return StageResult(
         name=name or folder.resolve().name,
         settings=text,
-        prompt=_prompt(text),
+        prompt=_prompt(text, settings),
         curves=read_curves(folder / "csv_logs"),
         pictures=sorted(_newest(save.glob("it*-*.png")))[:8],
         turntable=videos[0] if videos else None,
@@ -81,15 +82,28 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     """Curves of Lightning's CSV logs; a resumed run has several versions, whose later steps replace earlier ones."""
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for path in sorted(folder.rglob("metrics.csv"), key=_version):
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                step = _number(row.pop("step", None))
-                row.pop("epoch", None)
-                for key, text in row.items():
-                    value = _number(text)
-                    if step is not None and value is not None:
-                        values[key][int(step)] = value
+        for row in _rows(path):
+            step = _number(row.pop("step", None))
+            row.pop("epoch", None)
+            for key, text in row.items():
+                value = _number(text)
+                if step is not None and value is not None and key is not None:
+                    values[key][int(step)] = value
     return {key: sorted(points.items()) for key, points in values.items()}
+
+
+def _rows(path: Path) -> list[dict]:
+    try:
+        return list(csv.DictReader(io.StringIO(_text(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no text: {error}") from error
 
 
 def _version(path: Path) -> int:
@@ -115,17 +129,20 @@ def _newest(paths: Callable | object) -> list[Path]:
     return sorted(found[max(found)]) if found else []
 
 
-def _prompt(settings: str) -> str:
-    parsed = yaml.safe_load(settings) if settings else None
+def _prompt(settings: str, path: Path) -> str:
+    try:
+        parsed = yaml.safe_load(settings) if settings else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML: {error}") from error
     for key in ("system", "prompt_processor", "prompt"):
         parsed = parsed.get(key) if isinstance(parsed, dict) else None
-    return parsed or ""
+    return parsed if isinstance(parsed, str) else ""
 
 
 def _seconds(folder: Path) -> float | None:
     """Seconds in the file ``done`` that the pipeline leaves, which begins with their number."""
     done = folder / "done"
-    found = re.match(r"\s*([\d.]+)", done.read_text(encoding="utf-8")) if done.is_file() else None
+    found = re.match(r"\s*(\d+(?:\.\d+)?)", _text(done)) if done.is_file() else None
     return float(found.group(1)) if found else None
 
 
@@ -133,5 +150,10 @@ def _scores(folder: Path) -> dict[str, float]:
     path = folder / "scores.json"
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold scores by name, got {type(content).__name__}")
     return {key: float(value) for key, value in content.items() if isinstance(value, (int, float))}

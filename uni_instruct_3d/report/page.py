@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from uni_instruct_guidance.distill2d.files import atomically
+
 from .charts import charts, summary
 from .collect import StageResult
 
@@ -60,22 +62,23 @@ def write_report(stages: Sequence[StageResult], out_html: str | os.PathLike, tit
         "</body></html>",
     ]
     out = Path(out_html)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("\n".join(parts), encoding="utf-8")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomically(out, lambda partial: partial.write_text("\n".join(parts), encoding="utf-8"))
     return out
 
 
 def viewer(glb: Path) -> str:
-    """An <iframe> in which the mesh can be turned; three.js comes along (trimesh's notebook viewer)."""
+    """An <iframe> in which the mesh can be turned; three.js comes along (trimesh's notebook viewer).
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     import trimesh
     from trimesh.viewer.notebook import scene_to_html
 
-    scene = trimesh.load_scene(glb, process=False)
+    try:
+        scene = trimesh.load_scene(glb, process=False)
+    except Exception as error:  # whatever a parser of a damaged file stumbles over
+        raise ValueError(f"{glb}: cannot be read as a mesh: {type(error).__name__}: {error}") from error
     for geometry in scene.geometry.values():
         colours = getattr(geometry.visual, "vertex_attributes", {})
         if "color" in colours and colours["color"].dtype == np.uint16:  # which trimesh would write as their low bytes

@@ -7,19 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .errors import naming
+
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(partial)` into a neighbour file, flushed to the disk, then one rename; a failure leaves what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """`write(partial)` into a neighbour file, flushed to the disk, then one rename; a failure leaves what was there.
+
+    Raises:
+        OSError: full disk, no permission; it names `path`.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(partial)
-        os.chmod(partial, _usual_mode())  # safetensors keeps its files to their owner
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(partial)
+            os.chmod(partial, _usual_mode())  # safetensors keeps its files to their owner
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _usual_mode() -> int:

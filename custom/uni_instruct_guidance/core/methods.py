@@ -13,7 +13,9 @@ from typing import Any
 
 from .errors import choose, require_known
 from .gradients import GRADIENTS
+from .objective import RANGES as OBJECTIVE_RANGES
 from .objective import ObjectiveConfig
+from .ranges import Allowed, check, number, or_null, whole
 
 # Whose score is s_p: the conditional one of the drawn noise, an adapter on the teacher, a full copy of it, or the
 # teacher itself on a reference image and prompt (with the same noise).
@@ -26,6 +28,26 @@ AUXILIARY = {
     "data_fidelity": "a measurement y and its operator A",
     "reward": "a differentiable reward of the clean sample",
 }
+
+# Numbers among a row's options, see ranges.py; the entries of a schedule are options too.
+GUIDANCE_RANGES = {"teacher": number(least=0), "fake": number(least=0), "fake_train": number(least=0)}
+RANGES = {
+    **OBJECTIVE_RANGES,
+    **{f"guidance_{name}": row for name, row in GUIDANCE_RANGES.items()},
+    "auxiliary": {"*": or_null(number(least=0))},
+    "fake_updates": whole(least=1),
+    "schedule": Allowed("a mapping {step: {option: value}} with steps from 0 on", lambda value: _is_schedule(value)),
+}
+OWN_NUMBERS = ("auxiliary", "fake_updates", "guidance")
+
+
+def _is_schedule(value: Any) -> bool:
+    """As a configuration or as a row writes it."""
+    entries = value.items() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
+    return entries is not None and all(
+        isinstance(entry, tuple) and len(entry) == 2 and str(entry[0]).isdigit() and isinstance(entry[1], Mapping)
+        for entry in entries
+    )
 
 
 @dataclass(frozen=True)
@@ -70,8 +92,7 @@ class Method:
     def __post_init__(self):
         choose("fake_score", self.fake_score, dict.fromkeys(FAKE_SCORES))
         require_known("auxiliary", self.auxiliary, AUXILIARY)
-        if self.fake_updates < 1:
-            raise ValueError(f"fake_updates={self.fake_updates!r} must be at least 1")
+        check({**RANGES, "guidance": GUIDANCE_RANGES}, {name: getattr(self, name) for name in OWN_NUMBERS})
         if self.fake_score == "conditional" and GRADIENTS[self.objective.gradient].needs_marginal_score:
             raise ValueError(
                 f"gradient={self.objective.gradient!r} needs a learned fake score; with fake_score='conditional' "

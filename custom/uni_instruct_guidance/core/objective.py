@@ -31,10 +31,21 @@ from .divergences import Divergence, get_divergence
 from .errors import choose, require_shape
 from .gradients import GRADIENTS, FormInputs
 from .process import per_sample
+from .ranges import check, number, or_null
 from .timesteps import LevelSlopes
 from .weighting import WEIGHTINGS, WeightingInputs
 
 JACOBIANS = ("none", "full")
+
+# Numbers of an ObjectiveConfig, see ranges.py.
+RANGES = {
+    "kappa": number(),
+    "huber_c": number(above=0),
+    "lambda_sim": number(least=0),
+    "lambda_di": number(least=0),
+    "log_r_clamp": or_null(number(above=0)),
+    "boundary": number(least=0, most=1),
+}
 
 
 @dataclass(frozen=True)
@@ -78,21 +89,17 @@ class ObjectiveConfig:
         choose("jacobian", self.jacobian, dict.fromkeys(JACOBIANS))
         choose("weighting", self.weighting, WEIGHTINGS)
         choose("distance", self.distance, DISTANCES)
-        _check_clamp(self.log_r_clamp)
+        check(RANGES, self)
         form = GRADIENTS[self.gradient]
         if form.distances is not None and self.distance not in form.distances:
             raise ValueError(
                 f"gradient={self.gradient!r} holds for distance={' or '.join(form.distances)}, got {self.distance!r}"
             )
-        if not 0 <= self.boundary <= 1:
-            raise ValueError(f"boundary={self.boundary!r} must be in [0, 1], a share of the samples")
         if self.boundary and not form.needs_rates:
             rows = [name for name, row in GRADIENTS.items() if row.needs_rates]
             raise ValueError(
                 f"boundary={self.boundary!r} belongs to gradient={' or '.join(rows)}, got {self.gradient!r}"
             )
-        if self.distance != "l2" and not self.huber_c > 0:
-            raise ValueError(f"huber_c={self.huber_c!r} must be above 0")
 
     @property
     def needs_ratio(self) -> bool:

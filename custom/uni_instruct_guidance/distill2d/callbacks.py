@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -16,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.errors import UserError
+from ..core.errors import UserError, naming
 from ..core.files import atomically
 from .base_module import StepModule
 
@@ -25,7 +26,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint is written beside its place and renamed; only tensors and plain values are read."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        atomically(Path(path), lambda partial: torch.save(checkpoint, partial))
+        # Serialised in memory first: torch tells of a full disk by a RuntimeError without its number.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        atomically(Path(path), lambda partial: partial.write_bytes(buffer.getbuffer()))
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
         return read_checkpoint(Path(path), map_location or "cpu")
@@ -99,7 +103,7 @@ class Log(Callback):
             logger.log_metrics(self.last, step=now[1])
         if self.path:
             line = {"step": now[1], **{name: float(f"{value:.6g}") for name, value in self.last.items()}}
-            with open(self.path, "a") as file:
+            with naming(self.path), open(self.path, "a") as file:
                 file.write(json.dumps(line) + "\n")
         shown = {name.removeprefix("loss/"): f"{v:.3g}" for name, v in means.items() if name.startswith("loss/")}
         shown |= {name: str(count) for name, count in skipped.items() if count}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from omegaconf.errors import OmegaConfBaseException
 
+from ..core.errors import one_line
 from .config import RunConfig, read_config
 from .fit import Result
 
@@ -26,6 +27,7 @@ def main(kind: type[RunConfig], run: Callable[[RunConfig], Result], description:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. steps=200 method.divergence=fkl")
     args = parser.parse_intermixed_args(argv)
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", 0)))) == 0
+    cfg = None
     try:
         cfg = read_config(kind, args.config, args.overrides)
         if cfg.out is None:
@@ -35,7 +37,7 @@ def main(kind: type[RunConfig], run: Callable[[RunConfig], Result], description:
         if args.verbose:
             raise
         if first:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {one_line(error, cfg and cfg.out)}", file=sys.stderr)
         return 2
     if first:
         skipped = "".join(f", {count} updates of {name} skipped" for name, count in result.skipped.items() if count)

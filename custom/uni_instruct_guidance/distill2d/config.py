@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import Schedule, TimeSampler
 from ..core.errors import choose
+from ..core.ranges import TRAINER, check, choice, either, number, or_null, scheduled, several, whole
+from .data import RANGES as DATA_RANGES
 from .data import DataConfig
 from .reading import read_config
 
@@ -16,6 +17,37 @@ __all__ = ["PRECISIONS", "BankConfig", "DistillConfig", "EDMConfig", "EMAConfig"
 
 # Names of precision and what Lightning calls them: master weights are float32 in all of them.
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+LEARNING_RATE = scheduled(number(least=0), ever_above=0)
+_FRACTION, _COUNT, _EVERY = scheduled(number(least=0, most=1)), whole(least=1), whole(least=0)
+_NOISE = {"min_fraction": _FRACTION, "max_fraction": _FRACTION, "p_mean": number(), "p_std": number(above=0)}
+
+# What the numbers of both trainers may be, see core/ranges.py. The method's own are in core/methods.py.
+RANGES = {
+    "seed": whole(least=0),
+    "steps": _COUNT,
+    "batch": _COUNT,
+    "micro_batch": or_null(_COUNT),
+    "lr": LEARNING_RATE,
+    "fake_lr": or_null(LEARNING_RATE),
+    "betas": several(number(least=0, below=1), 2),
+    "eps": number(least=0),
+    "clip_grad": or_null(number(above=0)),
+    "dropout": number(least=0, below=1),
+    "save_every": _EVERY,
+    "sample_every": _EVERY,
+    "log_every": _EVERY,
+    "grid": _COUNT,
+    "init_sigma": number(above=0),
+    "data": DATA_RANGES,
+    "ema": {"halflife_kimg": number(above=0), "rampup": number(least=0)},
+    "student_noise": _NOISE,
+    "fake_noise": _NOISE,
+    "noise": _NOISE,
+    "loss_scale": {"*": either(choice(True, False), number(least=0))},
+    "warmup": {"*": _EVERY},
+    "bank": {"count": _COUNT, "steps": whole(least=2), "batch": _COUNT},
+    "trainer": TRAINER,
+}
 REAL_SOURCES = {"data": "images of the data set", "teacher": "samples of the teacher's ODE, kept on disk"}
 
 
@@ -100,17 +132,7 @@ class RunConfig:
     def check(self) -> None:
         """Refuse values that cannot work, by name."""
         choose("precision", self.precision, PRECISIONS)
-        for name in ("steps", "batch", "grid"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "save_every", "sample_every", "log_every", "dropout"):
-            _at_least(name, getattr(self, name), 0)
-        if self.micro_batch is not None:
-            _at_least("micro_batch", self.micro_batch, 1)
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise ValueError(f"clip_grad={self.clip_grad!r} must be above 0, or null")
-        if not self.ema.halflife_kimg > 0 or self.ema.rampup < 0:
-            raise ValueError(f"ema needs halflife_kimg > 0 and rampup >= 0, got {dataclasses.asdict(self.ema)}")
-        schedule("lr", self.lr)
+        check(RANGES, self)
 
 
 @dataclass
@@ -192,17 +214,8 @@ class DistillConfig(RunConfig):
     def check(self) -> None:
         super().check()
         choose("real", self.real, REAL_SOURCES)
-        if not self.init_sigma > 0:
-            raise ValueError(f"init_sigma={self.init_sigma!r} must be above 0")
         for block in ("student_noise", "fake_noise"):
             _named(block, getattr(self, block).build)
-        schedule("fake_lr", self.lr if self.fake_lr is None else self.fake_lr)
-        for name, value in dataclasses.asdict(self.loss_scale).items():
-            _at_least(f"loss_scale.{name}", value, 0)
-        for name, value in dataclasses.asdict(self.warmup).items():
-            _at_least(f"warmup.{name}", value, 0)
-        _at_least("bank.count", self.bank.count, 1)
-        _at_least("bank.batch", self.bank.batch, 1)
 
 
 @dataclass
@@ -224,13 +237,9 @@ class EDMConfig(RunConfig):
 
 
 def schedule(name: str, value: Any) -> Schedule:
-    """A number or a schedule, never negative; errors name the key."""
-    if isinstance(value, str):
-        raise ValueError(f"{name}={value!r} is no number")
-    parsed = _named(name, lambda: Schedule.parse(value))
-    if min(parsed.values) < 0:
-        raise ValueError(f"{name}={value!r} must not be negative")
-    return parsed
+    """A learning rate, a number or a schedule; errors name the key."""
+    LEARNING_RATE.check(name, value)
+    return _named(name, lambda: Schedule.parse(value))
 
 
 def _named(name: str, build):
@@ -238,8 +247,3 @@ def _named(name: str, build):
         return build()
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{name}={value!r} must be at least {least}")

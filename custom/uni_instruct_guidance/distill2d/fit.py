@@ -21,7 +21,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from ..core.errors import UserError
+from ..core.errors import UserError, require_writable
 from .base_module import StepModule
 from .callbacks import AtomicCheckpointIO, Checkpoints, Grids, Log, read_checkpoint
 from .config import PRECISIONS, RunConfig
@@ -179,13 +179,7 @@ def check_resume(cfg: RunConfig, out: Path | None) -> Path | None:
     """
     if out is None:
         return None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"out={str(out)!r} cannot be written: {error.strerror or error}") from error
+    require_writable("out", out)
     last = out / "last.ckpt"
     if not cfg.resume or not last.is_file():
         return None

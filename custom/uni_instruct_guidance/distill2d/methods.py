@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core import METHODS, Method, get_method
+from ..core.methods import RANGES
+from ..core.ranges import check, shown
 
 # What a row may ask for that this trainer cannot give, by the value that asks.
 FAKE_SCORE_REASONS = {
@@ -54,13 +56,14 @@ def one_step_method(spec: str | Mapping[str, Any] | Method, has_reward: bool = F
     if isinstance(spec, Method):
         method = spec
     else:
-        block = {"name": spec} if isinstance(spec, str) else dict(spec)
+        block = {"name": spec} if isinstance(spec, str) else _block(spec)
+        check(RANGES, block, "method.")
         if "name" not in block:
             raise ValueError(f"method.name is missing; choose one of {', '.join(applicable(has_reward))}")
         try:
             method = get_method(**block)
-        except TypeError as error:
-            raise ValueError(f"method={block!r}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"method: {error}") from error
     reason = reason_against(method, has_reward)
     if reason:
         raise ValueError(
@@ -68,3 +71,9 @@ def one_step_method(spec: str | Mapping[str, Any] | Method, has_reward: bool = F
             f"{', '.join(applicable(has_reward))}"
         )
     return method
+
+
+def _block(spec: Any) -> dict[str, Any]:
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"method={shown(spec)} must be the name of a method or a mapping {{name: …, option: …}}")
+    return {str(key): value for key, value in spec.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.errors import UserError
+from ..core.errors import UserError, require_writable
 from ..teachers.edm import EDMPrecond, build_network
 from ..teachers.edm.checkpoint import load_edm, read_header, save_edm
 from ..teachers.sampling import HeunSampler, balanced_labels, one_step
@@ -96,6 +96,7 @@ def build_distill_module(
     module = DistillModule(cfg, teacher, data, start, fake, reward)
     if module.needs_bank:
         folder = cfg.bank.path or (Path(cfg.out or "outputs/distill2d") / "bank")
+        require_writable("bank.path", folder)
         module.bank = TeacherBank(cfg.bank, Path(folder), teacher, module.frequencies, cfg.seed)
     return module
 

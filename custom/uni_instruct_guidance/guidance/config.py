@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from threestudio.utils.config import parse_structured
 
 from ..core import Method, get_method
 from ..core.methods import AUXILIARY
@@ -138,7 +145,7 @@ class GuidanceFields(MethodFields):
     reward: Any = None
 
 
-# Blocks of GuidanceFields: plain mappings in threestudio's structured configs, checked against these when built.
+# Blocks of GuidanceFields: plain mappings in threestudio's structured configs, checked by `parse_blocks`.
 BLOCKS = {
     "warmup": WarmupConfig,
     "fake_score": FakeScoreConfig,
@@ -146,3 +153,32 @@ BLOCKS = {
     "bank": BankConfig,
     "gradient_size": GradientConfig,
 }
+
+
+def parse_blocks(cfg: GuidanceFields) -> SimpleNamespace:
+    """The blocks of a configuration as objects, by name.
+
+    Raises:
+        ValueError: an unknown key or a value of the wrong type, with its full key.
+    """
+    parsed = {}
+    for name, row in BLOCKS.items():
+        try:
+            parsed[name] = OmegaConf.to_object(parse_structured(row, cfg[name]))
+        except (ValueError, TypeError, OmegaConfBaseException) as error:
+            raise ValueError(f"system.guidance.{name}: {str(error).splitlines()[0]}") from error
+    return SimpleNamespace(**parsed)
+
+
+def check_guidance(block: Mapping[str, Any]) -> None:
+    """Refuse a block of `uni-instruct-guidance` before anything is built: its inner blocks and its method.
+
+    Keys of the block itself are the host's to check.
+
+    Raises:
+        ValueError: one sentence with the key.
+    """
+    known = {field.name for field in fields(GuidanceFields)}
+    cfg = OmegaConf.structured(GuidanceFields(**{key: value for key, value in block.items() if key in known}))
+    parse_blocks(cfg)
+    build_method(cfg)

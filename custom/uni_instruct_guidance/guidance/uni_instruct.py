@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from jaxtyping import Float
@@ -13,11 +12,12 @@ from torch import Tensor
 
 import threestudio
 from threestudio.utils.base import BaseModule
-from threestudio.utils.config import parse_structured
 from threestudio.utils.misc import C
 
 from ..core import GradientScale, Method, TimeSampler, classifier_free, get_method, objective, per_sample
+from ..core.errors import require_writable
 from ..core.fake_score import denoising_loss
+from ..core.ranges import check
 from ..core.ratio import RatioWarmup, discriminator_loss, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
 from ..teachers.bank import SampleBank
@@ -25,8 +25,9 @@ from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.networks import Condition, Networks
 from ..teachers.stable_diffusion.solvers import sample_latents
 from ..teachers.stable_diffusion.teacher import Teacher
-from .config import BLOCKS, GuidanceFields, build_method
+from .config import GuidanceFields, build_method, parse_blocks
 from .prompts import condition_of, direction_indices, direction_texts
+from .ranges import GUIDANCE
 
 
 @threestudio.register("uni-instruct-guidance")
@@ -47,8 +48,9 @@ class UniInstructGuidance(BaseModule):
     losses = ("uni_instruct", "fake_score", "discriminator", "reward")
 
     def configure(self) -> None:
-        parsed = {name: parse_structured(row, self.cfg[name]) for name, row in BLOCKS.items()}
-        self.blocks = SimpleNamespace(**{name: OmegaConf.to_object(block) for name, block in parsed.items()})
+        check(GUIDANCE, OmegaConf.to_container(self.cfg, throw_on_missing=False), "system.guidance.")
+        self.blocks = parse_blocks(self.cfg)
+        require_writable("system.guidance.bank_dir", self.cfg.bank_dir)
         self.method = build_method(self.cfg)
         self.warmup_method = get_method(self.blocks.warmup.method)
         if self.blocks.warmup.steps and self.warmup_method.learns_fake_score:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -12,6 +13,8 @@ from PIL import Image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".mp4", ".gif", ".webm", ".mov", ".avi")
+# What Pillow raises over a file that is no picture, broken, or a decompression bomb.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def load_frames(path: str | Path, background: tuple[float, float, float]) -> UInt8[np.ndarray, "n H W 3"]:
@@ -49,7 +52,7 @@ def _folder(path: Path, background: tuple[float, float, float]) -> list[np.ndarr
         try:
             with Image.open(file) as picture:
                 rgba = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
-        except (OSError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{file}: cannot be read as a picture: {error}") from error
         alpha = rgba[..., 3:]
         rgb = rgba[..., :3] * alpha + np.asarray(background, np.float32) * (1 - alpha)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .frames import UNREADABLE
+
 # Geometry that trimesh cannot decode alone; it would come out as zeros.
 COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression")
 
@@ -45,13 +47,20 @@ def _check_picture(mesh: Path, picture: Path) -> None:
     try:
         with Image.open(picture) as image:
             image.load()
-    except (OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{mesh}: its texture {picture.name} cannot be read: {error}") from error
 
 
 def _check_gltf(path: Path) -> int:
     """Refuse truncated and compressed files and missing pictures; returns how many placed parts have a texture."""
     header = _gltf_header(path)
+    try:
+        return _check_gltf_header(path, header)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot be read as glTF: its header is damaged ({error!r})") from error
+
+
+def _check_gltf_header(path: Path, header: dict) -> int:
     needs = [name for name in header.get("extensionsRequired", []) if name in COMPRESSED]
     if needs:
         raise ValueError(f"{path}: its geometry is compressed ({', '.join(needs)}); save it without compression first")
@@ -83,7 +92,7 @@ def _gltf_header(path: Path) -> dict:
         if total != len(content):
             raise ValueError(f"{len(content)} bytes, its header promises {total}: truncated")
         return json.loads(content[20 : 20 + size])
-    except (ValueError, struct.error) as error:
+    except (ValueError, struct.error, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as glTF: {error}") from error
 
 

@@ -11,6 +11,7 @@ from threestudio.systems.base import BaseLift3DSystem
 
 from ..teachers.stable_diffusion.checks import check_teacher
 from .finite_steps import FiniteSteps
+from .ranges import check_system
 from .regularisers import REGULARISERS, regularise
 
 # stage -> what the guidance looks at.
@@ -40,6 +41,7 @@ class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
     cfg: Config
 
     def configure(self) -> None:
+        check_system(self.cfg)
         if self.cfg.stage not in STAGES:
             raise ValueError(f"system.stage {self.cfg.stage!r}; choices: {list(STAGES)}")
         self.regulariser_names = [name for name in REGULARISERS if f"lambda_{name}" in self.cfg.loss]

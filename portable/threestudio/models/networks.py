@@ -7,6 +7,7 @@ State-dict names are the reference's, so its weights load: ``encoding.encoding.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from torch import nn
 from backends import networks as torch_networks
 from backends import select
 from backends.dense_grid import DenseGridPyramid
-from backends.encodings import BandFrequency, band_mask
+from backends.encodings import KEYS, BandFrequency, band_mask
 from threestudio.utils.base import Updateable
 from threestudio.utils.config import config_to_primitive
-from threestudio.utils.errors import UserError
+from threestudio.utils.errors import UnknownKeyError, UserError
 from threestudio.utils.misc import get_device
 from threestudio.utils.ops import get_activation
 from threestudio.utils.typing import Float, Tensor
@@ -225,6 +226,46 @@ def create_network_with_input_encoding(
     """Encoding and network in one module."""
     encoding = get_encoding(n_input_dims, encoding_config)
     return NetworkWithInputEncoding(encoding, get_mlp(encoding.n_output_dims, n_output_dims, network_config))
+
+
+#: Keys that a network takes beside ``otype``.
+NETWORK_KEYS = ("activation", "output_activation", "n_neurons", "n_hidden_layers")
+#: Keys that the encodings above take beside those of :data:`backends.encodings.KEYS`.
+LEVEL_KEYS = ("start_level", "start_step", "update_steps")
+ENCODING_KEYS: dict[str, tuple[str, ...]] = {
+    **KEYS,
+    "ProgressiveBandFrequency": ("n_frequencies", "n_masking_step"),
+    "ProgressiveBandHashGrid": (*KEYS["HashGrid"], *LEVEL_KEYS),
+    "DenseGridPyramid": (*KEYS["DenseGridPyramid"], *LEVEL_KEYS),
+}
+
+
+def check_encoding(config: DictConfig | Mapping[str, Any], key: str) -> None:
+    """Refuse an unknown ``otype`` and keys that it does not take; ``key`` is where the configuration stands.
+
+    Raises:
+        ValueError: with the key and the choices.
+    """
+    otype = config.get("otype")
+    if otype not in ENCODING_KEYS:
+        raise UserError(f"{key}.otype={otype} is unknown; choices: {', '.join(ENCODING_KEYS)}")
+    _require_keys(config, ("otype", "include_xyz", *ENCODING_KEYS[otype]), key)
+
+
+def check_network(config: DictConfig | Mapping[str, Any], key: str) -> None:
+    """The same for a network."""
+    otype = config.get("otype")
+    if otype not in NETWORKS:
+        raise UserError(f"{key}.otype={otype} is unknown; choices: {', '.join(NETWORKS)}")
+    _require_keys(config, ("otype", *NETWORK_KEYS), key)
+
+
+def _require_keys(config: Mapping[str, Any], choices: tuple[str, ...], key: str) -> None:
+    unknown = [str(name) for name in config if name not in choices]
+    if unknown:
+        near = [match for name in unknown for match in get_close_matches(name, choices, n=1)]
+        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        raise UnknownKeyError(f"{key} has no key {', '.join(unknown)}{hint}; its keys: {', '.join(choices)}")
 
 
 def _primitive(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

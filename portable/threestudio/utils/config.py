@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -119,10 +120,17 @@ class ExperimentConfig:
             raise UserError(f"cannot make the output folder exp_root_dir={self.trial_dir}: {error.strerror}") from error
 
 
-def load_config(*yamls: str, cli_args: list[str] | None = None, from_string: bool = False, **kwargs: Any) -> DictConfig:
+def load_config(
+    *yamls: str,
+    cli_args: list[str] | None = None,
+    from_string: bool = False,
+    checks: Iterable[Callable[[DictConfig], None]] = (),
+    **kwargs: Any,
+) -> DictConfig:
     """Merge YAML files (later ones win; lists are replaced whole), then ``key=value`` strings, then ``kwargs``.
 
     References are resolved after all merging. With ``from_string`` the arguments are YAML texts instead of paths.
+    ``checks`` see the merged configuration and refuse it by a ValueError, before a folder is made.
     """
     parts = []
     for source in yamls:
@@ -136,6 +144,8 @@ def load_config(*yamls: str, cli_args: list[str] | None = None, from_string: boo
     OmegaConf.resolve(merged)
     _require_known_keys(ExperimentConfig, merged)
     OmegaConf.merge(OmegaConf.structured(ExperimentConfig), merged)  # wrong types are found before a folder is made
+    for check in checks:
+        check(merged)
     return parse_structured(ExperimentConfig, merged)
 
 

@@ -84,9 +84,19 @@ _device: torch.device | None = None
 
 
 def set_device(device: str | torch.device | None) -> None:
-    """Fix the device that :func:`get_device` answers; None: back to the automatic choice."""
+    """Fix the device that :func:`get_device` answers; None: back to the automatic choice.
+
+    Raises:
+        ValueError: no such device on this machine.
+    """
     global _device
-    _device = None if device is None else torch.device(device)
+    try:
+        chosen = None if device is None else torch.device(device)
+        torch.empty(0, device=chosen or "cpu")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one type for it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"device={str(device)!r} cannot be used here ({reason}); cpu always can") from error
+    _device = chosen
 
 
 def get_device() -> torch.device:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import choose
+from ...core.ranges import check, whole
 from .base import ArrayData, ImageData, to_unit_range
 from .cifar10 import load_cifar10
 from .digits import load_digits_data
@@ -16,6 +17,10 @@ from .loader import StepSampler, image_loader
 
 __all__ = ["DATASETS", "ArrayData", "DataConfig", "ImageData", "StepSampler", "image_loader", "load_data",
            "to_unit_range"]  # fmt: skip
+
+
+# Numbers of a DataConfig, see core/ranges.py.
+RANGES = {"workers": whole(least=0)}
 
 
 @dataclass
@@ -62,6 +67,5 @@ def load_data(cfg: DataConfig) -> ImageData:
             raise ValueError(f"data.path is missing: data.name={cfg.name} needs the place of the files")
         if not Path(cfg.path).exists():
             raise ValueError(f"data.path={cfg.path!r} does not exist")
-    if cfg.workers < 0:
-        raise ValueError(f"data.workers={cfg.workers} must not be negative")
+    check(RANGES, cfg, "data.")
     return row.load(cfg)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +21,9 @@ from .base import ImageData
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 # So many images, evenly spread, are opened before training; a zip up to the limit is checksummed as a whole.
 CHECKED_IMAGES, CHECKED_BYTES = 256, 256 * 2**20
+# What Pillow and zipfile raise over a file that is no picture, broken, or a decompression bomb.
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+              zipfile.BadZipFile, NotImplementedError, RuntimeError, Image.DecompressionBombError)  # fmt: skip
 
 
 class FolderFiles:
@@ -95,7 +100,7 @@ class ImageFiles(ImageData):
             image = Image.open(io.BytesIO(self.files.read(name)))
             image.load()
             return image
-        except (UnidentifiedImageError, OSError, SyntaxError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise ValueError(f"data.path: {name} in {self.name} is no readable image: {error}") from error
 
     def _pixels(self, name: str) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""What the numbers of the guidances' blocks may be; the mechanism is in core/ranges.py, the method's rows in core/."""
+
+from __future__ import annotations
+
+from ..core.methods import RANGES as METHOD
+from ..core.ranges import Table, number, or_null, scheduled, several, text, whole
+
+COUNT, STEPS, SCALE = whole(least=1), whole(least=0), number(least=0)
+FRACTION = scheduled(number(least=0, most=1))
+
+WARMUP = {"steps": STEPS, "guidance_scale": SCALE}
+GRADIENT = {"target": number(above=0), "max_ratio": SCALE}
+DISCRIMINATOR = {"features": several(text()), "width": COUNT, "warmup_steps": STEPS, "warmup_ramp": STEPS}
+FAKE_SCORE = {
+    "rank": COUNT,
+    "alpha": number(above=0),
+    "updates_per_step": or_null(COUNT),
+    "guidance_scale": or_null(SCALE),
+    "cfg_train": or_null(SCALE),
+    "batch": COUNT,
+}
+BANK = {
+    "size": COUNT,
+    "steps": COUNT,
+    "guidance_scale": SCALE,
+    "refresh_every": STEPS,
+    "seed": STEPS,
+    "batch_size": COUNT,
+}
+
+# Null leaves a number as the method's row has it.
+GUIDANCE: Table = {
+    **{key: row if isinstance(row, dict) else or_null(row) for key, row in METHOD.items()},
+    "guidance_scale": or_null(scheduled(SCALE)),
+    "guidance_rescale": number(least=0, most=1),
+    "grad_clip": or_null(scheduled(number(above=0))),
+    "min_step_percent": FRACTION,
+    "max_step_percent": FRACTION,
+    "warmup": WARMUP,
+    "gradient_size": GRADIENT,
+    "discriminator": DISCRIMINATOR,
+    "fake_score": FAKE_SCORE,
+    "bank": BANK,
+    # the stock guidances'
+    "max_items_eval": COUNT,
+    "trainer_max_steps": COUNT,
+    "guidance_scale_lora": SCALE,
+    "lora_n_timestamp_samples": COUNT,
+}
