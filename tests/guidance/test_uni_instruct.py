@@ -299,7 +299,7 @@ def test_samples_for_pictures(build):
         ({"auxiliary": {"gann": 1.0}}, "gann"),
         ({"discriminator": {"backbone": "resnet"}}, "backbone 'resnet'.*teacher"),
         ({"discriminator": {"features": ["up.0"]}}, r"features \['up.0'\].*mid"),
-        ({"bank": {"size": 0}}, "bank.size 0"),
+        ({"bank": {"size": 0}}, "system.guidance.bank.size=0 must be at least 1"),
         ({"bank": {"solver": "euler"}}, "solver 'euler'.*dpm"),
         ({"time_sampler": "cosine"}, "sampler='cosine'.*uniform_t"),
         ({"warmup": {"steps": 3, "method": "vsd"}}, "warmup.method='vsd'"),

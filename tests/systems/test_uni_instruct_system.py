@@ -134,7 +134,7 @@ def test_visualised_samples(tiny_system_config, tmp_path):
         ({"guidance": {"pretrained_model_name_or_path": "nowhere/at/all"}}, "teacher 'nowhere/at/all'"),
         ({"loss": {"lambda_fake_score": 1.0, "lambda_discriminator": 1.0}}, "lambda_uni_instruct"),
         ({"loss": {"lambda_oriet": 1.0}}, "system.loss has no 'lambda_oriet'; choices:.*lambda_orient"),
-        ({"guidance": {"guidance_scale": "big", "warmup": {"steps": 5}}}, "not an OmegaConf config object"),
+        ({"guidance": {"guidance_scale": "big", "warmup": {"steps": 5}}}, "guidance_scale='big' must be"),
         ({"loss": {"lambda_normal_consistency": 1.0}}, r"lambda_normal_consistency needs \['mesh'\]"),
     ],
 )
