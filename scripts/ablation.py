@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"failed: {line}", file=sys.stderr)
         return 1 if failed else 0
 
-    return run_command("ablation", whole_table, args.out)
+    return run_command("error", whole_table, args.out)
 
 
 if __name__ == "__main__":

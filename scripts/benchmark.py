@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
 def command(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line about what the user can mend."""
-    return run_command("benchmark", lambda: main(arguments) and 0)
+    return run_command("error", lambda: main(arguments) and 0)
 
 
 if __name__ == "__main__":

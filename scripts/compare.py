@@ -173,7 +173,7 @@ def say(message: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """0; 1 if a run failed; 2 after one line about what the user can mend."""
     args = parse_arguments(argv)
-    return run_command("compare", lambda: compare(args), args.out)
+    return run_command("compare: error", lambda: compare(args), args.out)
 
 
 def compare(args: argparse.Namespace) -> int:

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(table(report))
         print(f"{report['real']} real images; written to {args.out}")
 
-    return run_command("evaluate_2d", assess, args.out)
+    return run_command("error", assess, args.out)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 after one line about what the user can mend."""
     args = parse(arguments)
-    return run_command("lab", lambda: run(args), args.out)
+    return run_command("error", lambda: run(args), args.out)
 
 
 def run(args: argparse.Namespace) -> None:

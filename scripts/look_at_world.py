@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=argument(whole(least=8, most=4096)), default=64, help="pixels per picture")
     parser.add_argument("--seed", type=SEED, default=0)
     args = parser.parse_args(arguments)
-    return run_command("look_at_world", lambda: draw(args), args.out)
+    return run_command("error", lambda: draw(args), args.out)
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
-    return run_command("teacher_report", lambda: measure(args), args.out)
+    return run_command("error", lambda: measure(args), args.out)
 
 
 def measure(args: argparse.Namespace) -> None:

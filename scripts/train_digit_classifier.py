@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=COUNT, default=ClassifierConfig.steps)
     parser.add_argument("--seed", type=SEED, default=ClassifierConfig.seed)
     args = parser.parse_args(arguments)
-    return run_command("train_digit_classifier", lambda: train(args), args.out)
+    return run_command("error", lambda: train(args), args.out)
 
 
 def train(args: argparse.Namespace) -> None:

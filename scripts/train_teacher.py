@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     for phase in ("vae", "unet", "clip", "judge"):
         parser.add_argument(f"--{phase}-steps", type=COUNT, help=f"length of the phase {phase} instead of the preset's")
     args = parser.parse_args(arguments)
-    return run_command("train_teacher", lambda: train(args), args.work)
+    return run_command("error", lambda: train(args), args.work)
 
 
 def train(args: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ def run_command(name: str, call: Callable[[], int | None], place: Path | None = 
     try:
         return call() or 0
     except MISTAKES as error:
-        print(f"{name}: error: {one_line(error, place)}", file=sys.stderr)
+        print(f"{name}: {one_line(error, place)}", file=sys.stderr)
         return 2
 
 

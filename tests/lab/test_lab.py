@@ -112,7 +112,7 @@ def test_command_line(tmp_path, capsys):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.main(["--methods", "nothing"]) == 2
-    assert re.search(r"lab: error: --methods: 'nothing' is not known.*uni_fkl_paper", capsys.readouterr().err)
+    assert re.search(r"error: --methods: 'nothing' is not known.*uni_fkl_paper", capsys.readouterr().err)
     options = ["--steps", "20", "--batch", "16", "--workers", "1", "--targets", "ring8", "--out", str(tmp_path)]
     script.main(["--methods", "sid", "uni_fkl_paper", *options])
     rows = json.loads((tmp_path / "results.json").read_text())
