@@ -23,7 +23,7 @@ import torch
 
 from uni_instruct_3d import benchmarks
 from uni_instruct_3d.command import require_file_place, run_command
-from uni_instruct_guidance.distill2d.files import atomically
+from uni_instruct_guidance.core.files import atomically
 
 
 def machine() -> dict[str, str | int]:

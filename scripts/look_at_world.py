@@ -15,8 +15,8 @@ from PIL import Image
 
 from uni_instruct_3d.command import COUNT, SEED, require_file_place, run_command
 from uni_instruct_3d.shapes_world import CLASSES, COLORS, make_instance, render, sample_batch
+from uni_instruct_guidance.core.files import atomically
 from uni_instruct_guidance.core.ranges import argument, whole
-from uni_instruct_guidance.distill2d.files import atomically
 
 CAMERAS = ((0, 15), (90, 15), (180, 15), (20, 70))  # azimuth and elevation of front, side, back, overhead
 PATTERN_CAMERA = (35, 30)

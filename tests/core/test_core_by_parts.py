@@ -308,9 +308,9 @@ def test_a_negative_mixture_is_refused_or_split():
     ("options", "message"),
     [
         (dict(gradient="by_parts", distance="pseudo_huber"), "gradient='by_parts' holds for distance=l2"),
-        (dict(gradient="by_parts", boundary=1.5), r"boundary=1.5 must be in \[0, 1\]"),
+        (dict(gradient="by_parts", boundary=1.5), "boundary=1.5 must be at least 0 and at most 1"),
         (dict(gradient="exact", boundary=0.2), "boundary=0.2 belongs to gradient=by_parts, got 'exact'"),
-        (dict(log_r_clamp="form"), "log_r_clamp='form' must be above 0, 'auto', or None"),
+        (dict(log_r_clamp="form"), "log_r_clamp='form' must be above 0 .*or one of auto, or null"),
     ],
 )
 def test_refusals(options, message):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uni_instruct_guidance.distill2d.files import atomically
+from uni_instruct_guidance.core.files import atomically
 
 from .charts import charts, summary
 from .collect import StageResult

@@ -31,7 +31,7 @@ from .divergences import Divergence, get_divergence
 from .errors import choose, require_shape
 from .gradients import GRADIENTS, FormInputs
 from .process import per_sample
-from .ranges import check, number, or_null
+from .ranges import check, choice, either, number, or_null
 from .timesteps import LevelSlopes
 from .weighting import WEIGHTINGS, WeightingInputs
 
@@ -43,7 +43,7 @@ RANGES = {
     "huber_c": number(above=0),
     "lambda_sim": number(least=0),
     "lambda_di": number(least=0),
-    "log_r_clamp": or_null(number(above=0)),
+    "log_r_clamp": or_null(either(number(above=0), choice("auto"))),
     "boundary": number(least=0, most=1),
 }
 
@@ -124,13 +124,6 @@ class ObjectiveConfig:
     def replace(self, **overrides) -> ObjectiveConfig:
         """A copy with fields changed."""
         return dataclasses.replace(self, **overrides)
-
-
-def _check_clamp(clamp: float | str | None) -> None:
-    if clamp is None or clamp == "auto":
-        return
-    if isinstance(clamp, str) or not clamp > 0:
-        raise ValueError(f"log_r_clamp={clamp!r} must be above 0, 'auto', or None for no clamp")
 
 
 @dataclass

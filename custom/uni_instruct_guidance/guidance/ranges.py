@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from ..core.methods import RANGES as METHOD
-from ..core.ranges import Table, number, or_null, scheduled, several, text, whole
+from ..core.ranges import Table, number, or_null, scheduled, whole
+from ..teachers.bank import RANGES as BANK
+from ..teachers.discriminator import RANGES as DISCRIMINATOR
+from ..teachers.stable_diffusion.fake_score import RANGES as FAKE_SCORE
 
 COUNT, STEPS, SCALE = whole(least=1), whole(least=0), number(least=0)
 FRACTION = scheduled(number(least=0, most=1))
 
 WARMUP = {"steps": STEPS, "guidance_scale": SCALE}
 GRADIENT = {"target": number(above=0), "max_ratio": SCALE}
-DISCRIMINATOR = {"features": several(text()), "width": COUNT, "warmup_steps": STEPS, "warmup_ramp": STEPS}
-FAKE_SCORE = {
-    "rank": COUNT,
-    "alpha": number(above=0),
-    "updates_per_step": or_null(COUNT),
-    "guidance_scale": or_null(SCALE),
-    "cfg_train": or_null(SCALE),
-    "batch": COUNT,
-}
-BANK = {
-    "size": COUNT,
-    "steps": COUNT,
-    "guidance_scale": SCALE,
-    "refresh_every": STEPS,
-    "seed": STEPS,
-    "batch_size": COUNT,
-}
 
 # Null leaves a number as the method's row has it.
 GUIDANCE: Table = {

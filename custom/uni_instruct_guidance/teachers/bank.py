@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core.files import atomically
+from ..core.ranges import check, number, whole
 from .stable_diffusion.checks import check_safetensors
 from .stable_diffusion.solvers import sample_latents
 from .stable_diffusion.teacher import Teacher
@@ -40,6 +41,17 @@ class BankConfig:
     batch_size: int = 16
 
 
+# Numbers of a BankConfig, see core/ranges.py.
+RANGES = {
+    "size": whole(least=1),
+    "steps": whole(least=1),
+    "guidance_scale": number(least=0),
+    "refresh_every": whole(least=0),
+    "seed": whole(least=0),
+    "batch_size": whole(least=1),
+}
+
+
 class SampleBank:
     """Latents [n_prompts, size, C, h, w] drawn from the teacher once and cached in `folder`.
 
@@ -51,11 +63,7 @@ class SampleBank:
     """
 
     def __init__(self, teacher: Teacher, text: Float[Tensor, "2*P L D"], cfg: BankConfig, folder: str | Path) -> None:
-        for key in ("size", "steps", "batch_size"):
-            if getattr(cfg, key) < 1:
-                raise ValueError(f"bank.{key} {getattr(cfg, key)}; must be at least 1")
-        if cfg.refresh_every < 0:
-            raise ValueError(f"bank.refresh_every {cfg.refresh_every}; 0 (never) or a number of steps")
+        check(RANGES, cfg, "bank.")
         self.teacher, self.text, self.cfg, self.folder = teacher, text, cfg, Path(folder)
         self.refresh_count = -1
         self.latents: Tensor | None = None
@@ -96,10 +104,7 @@ class SampleBank:
             except ValueError:
                 path.unlink()  # a bank is only a cache: a damaged one is drawn again
         latents = self._draw_all(refresh_count)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"latents": latents}, scratch)
-        os.replace(scratch, path)
+        atomically(path, lambda partial: save_file({"latents": latents}, partial))
         return latents
 
     def _draw_all(self, refresh_count: int) -> Float[Tensor, "P N C h w"]:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.ranges import several, text, whole
+
 
 @dataclass
 class DiscriminatorConfig:
@@ -27,6 +29,11 @@ class DiscriminatorConfig:
     warmup_steps: int = 0
     warmup_ramp: int = 0
     train_backbone: bool = False
+
+
+# Numbers of a DiscriminatorConfig, see core/ranges.py.
+RANGES = {"features": several(text()), "width": whole(least=1), "warmup_steps": whole(least=0),
+          "warmup_ramp": whole(least=0)}  # fmt: skip
 
 
 class DiscriminatorHead(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ...core.ranges import check, number, or_null, whole
 from .camera import CAMERA_ENCODINGS, CameraEmbedding
 from .teacher import Teacher, unshared_skeleton, use_plain_attention
 from .unet_features import captured_features, run_encoder
@@ -48,6 +49,17 @@ class FakeScoreConfig:
     batch: int = 1
 
 
+# Numbers of a FakeScoreConfig, see core/ranges.py.
+RANGES = {
+    "rank": whole(least=1),
+    "alpha": number(above=0),
+    "updates_per_step": or_null(whole(least=1)),
+    "guidance_scale": or_null(number(least=0)),
+    "cfg_train": or_null(number(least=0)),
+    "batch": whole(least=1),
+}
+
+
 class FakeScore(nn.Module):
     """Learned denoiser of the renderings with a state_dict that holds only what is learned.
 
@@ -61,6 +73,7 @@ class FakeScore(nn.Module):
         super().__init__()
         if kind not in BUILDERS:
             raise ValueError(f"fake score kind {kind!r}; choices: {list(BUILDERS)}")
+        check(RANGES, cfg, "fake_score.")
         if cfg.camera_condition not in CAMERA_ENCODINGS:
             raise ValueError(f"fake_score.camera_condition {cfg.camera_condition!r}; choices: {list(CAMERA_ENCODINGS)}")
         self.teacher, self.cfg = teacher, cfg
@@ -116,8 +129,6 @@ def _build_lora(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.M
     unknown = sorted(set(cfg.targets) - set(LORA_TARGETS))
     if unknown or not cfg.targets:
         raise ValueError(f"fake_score.targets {list(cfg.targets)}; choices: {list(LORA_TARGETS)}")
-    if cfg.rank < 1:
-        raise ValueError(f"fake_score.rank {cfg.rank}; must be at least 1")
     unet = unshared_skeleton(teacher.unet)
     endings = [ending for group in cfg.targets for ending in LORA_TARGETS[group]]
     unet = inject_adapter_in_model(LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=endings), unet)
