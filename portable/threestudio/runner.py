@@ -42,7 +42,7 @@ ACCELERATORS = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
 SETUP_ERRORS = (ValueError, TypeError, OSError, KeyError, OmegaConfBaseException, MisconfigurationException)
 
 #: Conditions of the machine, not of the program: shown in one line at any time.
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 #: Lightning's remarks about choices that are made on purpose here.
 NOISE = (
@@ -132,7 +132,7 @@ def carry_out(
             _take_back(cfg)
         if verbose or not _users_to_mend(error, first_step.done):
             raise
-        raise UserError(_one_line(error)) from error
+        raise UserError(_one_line(error, None if cfg is None else cfg.trial_dir)) from error
     threestudio.info(f"results: {cfg.trial_dir}")
 
 
@@ -260,8 +260,12 @@ def _users_to_mend(error: Exception, training: bool) -> bool:
     return not training and isinstance(error, SETUP_ERRORS)
 
 
-def _one_line(error: Exception) -> str:
-    """The message on one line; of a bare KeyError also that it is one."""
+def _one_line(error: Exception, place: str | None) -> str:
+    """The message on one line; of a bare KeyError also that it is one; of the system's errors first the file, or
+    ``place`` where they know none."""
+    if isinstance(error, OSError) and error.strerror:
+        where = place if error.filename is None else error.filename
+        return f"{'' if where is None else f'{where}: '}{error.strerror}"
     text = " ".join(str(error).split())
     return f"KeyError: {text}" if type(error) is KeyError else text or type(error).__name__
 

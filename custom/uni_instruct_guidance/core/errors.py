@@ -58,7 +58,8 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        of_another_file = error.filename is not None and Path(error.filename).parent != Path(path).parent
+        if error.errno is None or of_another_file:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     except Exception as error:

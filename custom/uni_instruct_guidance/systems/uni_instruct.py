@@ -9,6 +9,7 @@ import torch
 import threestudio
 from threestudio.systems.base import BaseLift3DSystem
 
+from ..core.errors import require_writable
 from ..teachers.stable_diffusion.checks import check_teacher
 from .finite_steps import FiniteSteps
 from .ranges import check_system
@@ -50,6 +51,9 @@ class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
             name = part.get("pretrained_model_name_or_path") if part is not None else None
             if name:
                 part.pretrained_model_name_or_path = check_teacher(name)
+        bank_dir = (self.cfg.guidance or {}).get("bank_dir")
+        if bank_dir and not self.resumed:  # a finished asset is rendered and exported without it
+            require_writable("system.guidance.bank_dir", bank_dir)
         super().configure()
 
     def setup(self, stage: str) -> None:

@@ -19,13 +19,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     The temporary file lies beside the target (same file system) and keeps its suffix, which image and video writers
     choose the format by. Parent folders are made.
+
+    Raises:
+        OSError: full disk, no permission; it names ``path``, which a write that fails late does not by itself.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        of_another_file = error.filename is not None and Path(error.filename) != temporary
+        if error.errno is None or of_another_file:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
