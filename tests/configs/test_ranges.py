@@ -101,7 +101,7 @@ UNKNOWN = {
     "system.geometry.pos_encoding_config.otype=Hash": "system.geometry.pos_encoding_config.otype=Hash is unknown",
     "system.geometry.mlp_network_config.neurons=3": "system.geometry.mlp_network_config has no key neurons",
     "system.geometry.mlp_network_config.otype=MLP": "system.geometry.mlp_network_config.otype=MLP is unknown",
-    "system.exporter.fmtt=glb": "system.exporter: MeshExporter has no key fmtt (did you mean fmt?)",
+    "system.exporter.fmtt=glb": "system.exporter: UniInstructMeshExporter has no key fmtt (did you mean fmt?)",
     "system.exporter.fmt=xyz": "exporter.fmt=xyz: unknown format 'xyz'",
     "system.exporter.save_uv=perhaps": "system.exporter.save_uv: Value 'perhaps'",
     "system.geometry_type=implicit-volum": "system.geometry_type: unknown name 'implicit-volum'; did you mean",
@@ -131,7 +131,6 @@ def numeric_fields(fields) -> list[str]:
 
 
 SLOTS = ("geometry", "material", "background", "renderer", "guidance", "prompt_processor", "exporter")
-BASES = {"geometry": "BaseGeometry", "material": "BaseMaterial", "background": "BaseBackground"}
 
 
 def test_every_number_of_every_registered_class_has_a_row():
@@ -166,7 +165,7 @@ def test_every_row_is_a_field_of_some_class():
             for slot in SLOTS:
                 known[slot] |= {field.name for field in dataclasses.fields(fields)}
     # options of the core's table that the guidance takes inside `schedule` only
-    inner = {"fake_updates", "guidance_teacher", "guidance_fake", "guidance_fake_train"}
+    inner = {"boundary", "fake_updates", "guidance_teacher", "guidance_fake", "guidance_fake_train"}
     for slot in SLOTS:
         assert {key for key in SYSTEM[slot] if "*" not in key} - inner <= known[slot], slot
 

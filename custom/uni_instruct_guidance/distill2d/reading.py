@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from ..core.ranges import shown
+
 Config = TypeVar("Config")
 
 
@@ -28,7 +30,10 @@ def read_config(kind: type[Config], files: Iterable[str | Path] = (), overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key:
             raise ValueError(f"{override!r} is not of the form key=value")
-        layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+        try:
+            layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+        except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+            raise ValueError(f"{override!r} is not of the form key=value: {_one_line(error)}") from error
     merged = OmegaConf.structured(kind)
     for layer in layers:
         merged = _merge(merged, layer)
@@ -67,6 +72,8 @@ def _as_block(method: Any) -> dict[str, Any]:
         return {}
     if isinstance(method, Mapping):
         return dict(method)
+    if not isinstance(method, str):
+        raise ValueError(f"method={shown(method)} must be the name of a method or a mapping {{name: …, option: …}}")
     return {"name": method}
 
 
@@ -75,7 +82,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config {path} does not exist")
     try:
         loaded = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError, RecursionError, ValueError) as error:
         raise ValueError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
     if not OmegaConf.is_dict(loaded):
         raise ValueError(f"--config {path} must be a mapping of keys")
@@ -92,5 +99,5 @@ def _unknown_key(base, error: ConfigKeyError) -> str:
 
 def _one_line(error: Exception) -> str:
     key = getattr(error, "full_key", None)
-    first = str(error).splitlines()[0]
+    first = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{key}: {first}" if key else first

@@ -25,6 +25,10 @@ FORMATS = {
 GLB_MAPS = ("map_Kd", "map_Pm", "map_Pr")
 
 
+def _names(fmt: str) -> list[str]:
+    return [name.strip() for name in str(fmt).split(",")]
+
+
 @functools.cache
 def _scratch() -> tempfile.TemporaryDirectory:
     """Where files wait for the host to copy them; gone when the process ends."""
@@ -43,16 +47,24 @@ class UniInstructMeshExporter(Exporter):
     class Config(MeshExporter.Config):
         fmt: str = "glb"
 
+        def __post_init__(self) -> None:
+            """What cannot be written is refused with the configuration, hours before the export."""
+            wanted = _names(self.fmt)
+            for name in wanted:
+                if name not in FORMATS:
+                    raise ValueError(
+                        f"exporter.fmt={self.fmt}: unknown format '{name}'; choices: {', '.join(FORMATS)}"
+                    )
+            if {"obj", "obj-mtl"} <= set(wanted):
+                raise ValueError(f"exporter.fmt={self.fmt}: obj and obj-mtl would write the same file; choose one")
+            if "obj-mtl" in wanted and self.save_texture and not self.save_uv:
+                raise ValueError("exporter.save_texture=true needs exporter.save_uv=true: a texture needs coordinates")
+
     cfg: Config
 
     def configure(self, geometry, material, background) -> None:
         super().configure(geometry, material, background)
-        self.formats = [name.strip() for name in self.cfg.fmt.split(",")]
-        for name in self.formats:
-            if name not in FORMATS:
-                raise ValueError(f"exporter.fmt={self.cfg.fmt}: unknown format '{name}'; choices: {', '.join(FORMATS)}")
-        if {"obj", "obj-mtl"} <= set(self.formats):
-            raise ValueError(f"exporter.fmt={self.cfg.fmt}: obj and obj-mtl would write the same file; choose one")
+        self.formats = _names(self.cfg.fmt)
         self._host_output: dict[tuple, ExporterOutput] = {}
 
     @torch.no_grad()

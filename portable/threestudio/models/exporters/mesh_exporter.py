@@ -25,6 +25,8 @@ from threestudio.utils.typing import Tensor
 MAPS = {"albedo": "map_Kd", "bump": "map_Bump", "metallic": "map_Pm", "roughness": "map_Pr"}
 """Channel of the material -> argument of the savers."""
 
+FORMATS = ("obj-mtl", "obj")
+
 SLOW_FACES = 40_000
 """Unwrapping takes 5 s for 20,000 faces and grows faster than their number; from here on it is said."""
 
@@ -58,21 +60,24 @@ class MeshExporter(Exporter):
         xatlas_pack_options: dict = field(default_factory=dict)
         context_type: str = "gl"
 
+        def __post_init__(self) -> None:
+            """What cannot be written is refused with the configuration, hours before the export."""
+            if self.fmt not in FORMATS:
+                raise UserError(
+                    f"exporter.fmt={self.fmt}: unknown format; choices: {', '.join(FORMATS)}; "
+                    "uni-instruct-mesh-exporter also writes glb"
+                )
+            if isinstance(self.texture_size, int) and self.texture_size < 1:
+                raise UserError(f"exporter.texture_size={self.texture_size}; must be at least 1")
+            if self.fmt == "obj-mtl" and self.save_texture and not self.save_uv:
+                raise UserError("exporter.save_texture=true needs exporter.save_uv=true: a texture needs coordinates")
+
     cfg: Config
 
     def configure(self, geometry: BaseGeometry, material: BaseMaterial, background: BaseBackground) -> None:
         super().configure(geometry, material, background)
-        self._formats: dict[str, Callable[[Mesh], ExporterOutput]] = {
-            "obj-mtl": self._obj_with_material,
-            "obj": self._obj_with_vertex_colors,
-        }
-        if self.cfg.fmt not in self._formats:
-            raise UserError(
-                f"exporter.fmt={self.cfg.fmt}: unknown format; choices: {', '.join(self._formats)}; "
-                "uni-instruct-mesh-exporter also writes glb"
-            )
-        if self.cfg.texture_size < 1:
-            raise UserError(f"exporter.texture_size={self.cfg.texture_size}; must be at least 1")
+        writers = (self._obj_with_material, self._obj_with_vertex_colors)
+        self._formats: dict[str, Callable[[Mesh], ExporterOutput]] = dict(zip(FORMATS, writers))
         self._textures: dict[str, Tensor] | None = None
 
     @torch.no_grad()
@@ -99,8 +104,6 @@ class MeshExporter(Exporter):
         if self.cfg.save_uv:
             self._unwrap(mesh)
         if self.cfg.save_texture:
-            if not self.cfg.save_uv:
-                raise UserError("exporter.save_texture=true needs exporter.save_uv=true: a texture needs coordinates")
             params |= self._baked(mesh)
         return ExporterOutput(f"{self.cfg.save_name}.obj", "obj", params)
 
