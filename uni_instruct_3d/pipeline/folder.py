@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -136,7 +137,7 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(scratch, path)

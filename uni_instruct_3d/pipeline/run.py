@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from .. import ROOT
@@ -109,13 +111,17 @@ class Run:
             self._tell(Done(self.results))
         return self.results
 
-    def spawn(self) -> subprocess.Popen:
-        """``start`` in a process of its own, which outlives this one; it says nothing but to the folder's log."""
+    def spawn(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
+        """``start`` in a process of its own, which outlives this one; it says nothing but to the folder's log.
+
+        environment: variables on top of this process's own, such as CUDA_VISIBLE_DEVICES.
+        """
         log = (self.folder / on_disk.LOG).open("ab")
         command = [sys.executable, str(ROOT / "scripts" / "text_to_3d.py"), "--folder", str(self.folder)]
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Ask whoever works on it to write a checkpoint and leave; takes until the present step is done."""

@@ -26,7 +26,7 @@ LOSSES_EVERY = 0.5
 
 
 class Watch(Callback):
-    """Tells of every step, draws a preview at the first and then every `preview_every` steps (0: never), and stops when
+    """Tells of every step, draws a preview at the start and then every `preview_every` steps (0: never), and stops when
     `stop` says so, after writing a checkpoint. It changes nothing in what is trained.
 
     `checkpoint`: where that checkpoint goes.
@@ -44,13 +44,15 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.tell(StageStart(self.stage, trainer.global_step, trainer.max_steps))
+        if self.preview_every:  # the first step may be long: the teacher draws its samples in it
+            self.tell(Preview(self.stage, trainer.global_step, self._draw(trainer, pl_module)))
         self._first, self._last = True, time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step, steps = trainer.global_step, trainer.max_steps
         left = None if self._pace is None else self._pace * (steps - step)
         self.tell(Step(self.stage, step, steps, self._read_losses(trainer), left))
-        if self.preview_every and (self._first or step % self.preview_every == 0 or step == steps):
+        if self.preview_every and (step % self.preview_every == 0 or step == steps):
             self.tell(Preview(self.stage, step, self._draw(trainer, pl_module)))
         now = time.monotonic()
         if not self._first:  # the first step holds what is drawn and compiled once

@@ -32,6 +32,7 @@ small, figcaption { color: var(--dim); } figure { margin: 0; }
 """
 
 
+QUOTE = '"'
 BRIGHTER = {
     "scene.add(tracklight);": "scene.add(tracklight);scene.add(new THREE.HemisphereLight(0xffffff,0x999999,1.8));",
     "renderer.setPixelRatio(": "renderer.outputEncoding=THREE.sRGBEncoding;renderer.setPixelRatio(",
@@ -67,7 +68,16 @@ def write_report(stages: Sequence[StageResult], out_html: str | os.PathLike, tit
 
 
 def viewer(glb: Path) -> str:
-    """An <iframe> in which the mesh can be turned; three.js comes along (trimesh's notebook viewer).
+    """An <iframe> in which the mesh can be turned.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return f'<iframe class="viewer" title="3D view" srcdoc="{viewer_page(glb).replace(QUOTE, "&quot;")}"></iframe>'
+
+
+def viewer_page(glb: Path) -> str:
+    """A page in which the mesh can be turned; three.js comes along (trimesh's notebook viewer).
 
     Raises:
         ValueError: the file is damaged.
@@ -83,10 +93,10 @@ def viewer(glb: Path) -> str:
         colours = getattr(geometry.visual, "vertex_attributes", {})
         if "color" in colours and colours["color"].dtype == np.uint16:  # which trimesh would write as their low bytes
             colours["color"] = (colours["color"] // 257).astype(np.uint8)
-    page = scene_to_html(scene, escape_quotes=True)
+    page = scene_to_html(scene)
     for found, better in BRIGHTER.items():
         page = page.replace(found, better)
-    return f'<iframe class="viewer" title="3D view" srcdoc="{page}"></iframe>'
+    return page
 
 
 def _overview(stages: Sequence[StageResult]) -> str:
