@@ -11,12 +11,14 @@ from uni_instruct_guidance.core import (
     RatioWarmup,
     calibration,
     classifier_free,
+    critic_slope,
     data_fidelity_loss,
     denoising_loss,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     objective,
+    poor_calibration,
     regression_loss,
     rescale_guidance,
     reward_loss,
@@ -183,6 +185,38 @@ def test_calibration_of_known_errors():
     timid = calibration(0.5 * true + 0.1, true)
     assert timid.slope == pytest.approx(0.5, abs=1e-3) and timid.bias == pytest.approx(0.1, abs=0.05)
     assert timid.expected_calibration_error > 0.05
+
+
+@pytest.mark.parametrize("factor", [0.05, 1.0, 1.7])
+def test_critic_slope_is_the_factor_of_log_r(factor):
+    """Two Gaussians: ∇log r = s_q − s_p is known, and a critic off by a factor has that slope at every noise level."""
+    sigma, alpha = torch.linspace(0.1, 2, 50), torch.full((50,), 0.9)
+    x = torch.randn(50, 3, requires_grad=True)
+    variances = [(alpha**2 * std**2 + sigma**2)[:, None] for std in (0.5, 1.0)]
+    log_r = sum(sign * (x - 0.3 * (sign < 0)).square() / v for sign, v in zip((-0.5, 0.5), variances)).sum(1)
+    (gradient,) = torch.autograd.grad(log_r.sum(), x)
+    scores = (-(x - 0.3) / variances[0], -x / variances[1])
+    x0_teacher, x0_fake = ((x + sigma[:, None] ** 2 * score) / alpha[:, None] for score in scores)
+    found = critic_slope(factor * gradient, x0_teacher, x0_fake, alpha, sigma)
+    assert found.item() == pytest.approx(factor, rel=1e-4)
+    assert critic_slope(gradient, x0_fake, x0_fake, alpha, sigma) == 0
+
+
+def test_a_poor_critic_is_named_where_it_matters():
+    exact, by_parts = (ObjectiveConfig("js", gradient) for gradient in ("exact", "by_parts"))
+    line = poor_calibration(0.07, exact, "method.gradient", "warmup.student")
+    assert line.startswith("the critic's calibration slope is 0.07") and "method.gradient=by_parts" in line
+    assert "warmup.student" in line and poor_calibration(0.8, exact, "g", "p") is None
+    assert poor_calibration(0.07, by_parts, "g", "p") is None  # nothing cancels there
+    assert poor_calibration(0.07, ObjectiveConfig("rkl", "exact"), "g", "p") is None  # no ratio is read
+
+
+def test_without_a_ratio_forms_that_cancel_are_reverse_kl():
+    warmup, exact = RatioWarmup(steps=10), ObjectiveConfig("js", "exact", kappa=1.0)
+    assert warmup.in_force(exact, 9) == ObjectiveConfig("rkl", "exact", kappa=1.0)
+    assert warmup.in_force(exact, 10) is exact
+    by_parts = ObjectiveConfig("js", "by_parts", boundary=0.2)
+    assert warmup.in_force(by_parts, 0) is by_parts
 
 
 def test_denoising_weights():

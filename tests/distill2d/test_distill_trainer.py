@@ -95,6 +95,9 @@ def student_gradient(module: DistillModule, micro: list[Share]) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in module.student.parameters()])
 
 
+SHARE = Share(0, 6, 6)
+
+
 def test_student_gradient_is_algorithm_1s():
     """Forward KL with GAN, written out in scores, every network evaluated once more."""
     module = prepared("method={name: uni_instruct, divergence: fkl, weighting: x0, log_r_clamp: null}")
@@ -122,6 +125,42 @@ def test_student_gradient_is_algorithm_1s():
     expected = torch.cat([p.grad.flatten() for p in module.student.parameters()])
     # Scores at σ = 0.003 divide differences by 1e-5: float32 leaves three digits.
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3 * expected.abs().max().item())
+
+
+def test_by_parts_is_the_weighted_score_gap_times_its_rate():
+    """Under the default levels p ∝ e^(−λ/14), weighting x0 falls with c = 15/14 (docs/method.md, section 3)."""
+    found, plain = (
+        student_gradient(
+            prepared(f"method={{name: uni_instruct, divergence: js, weighting: x0, gradient: {gradient}}}"), [SHARE]
+        )
+        for gradient in ("by_parts", "di_weighted")
+    )
+    gan = student_gradient(prepared("method={name: uni_instruct, divergence: js}", "loss_scale.student=0"), [SHARE])
+    torch.testing.assert_close(found - gan, (plain - gan) * 15 / 14, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
+
+
+@pytest.mark.parametrize("boundary", [0.0, 0.5])
+def test_by_parts_trains_and_says_what_its_critic_is_worth(boundary):
+    method = f"method={{name: uni_instruct, divergence: hellinger, gradient: by_parts, boundary: {boundary}}}"
+    result = run(method, "steps=2", "calibrate_every=1")
+    assert (weights(result.module.student) - weights(tiny_network())).abs().max() > 1e-4
+    assert ("norm/boundary" in result.scalars) == (boundary > 0)
+    assert "critic/slope" in result.scalars
+    assert "critic/slope" not in run(method, "steps=2", "calibrate_every=0").scalars
+
+
+def test_a_poor_critic_is_warned_of():
+    with pytest.warns(UserWarning, match=r"step 0: the critic's calibration slope is .*method.gradient=by_parts"):
+        run("method={name: uni_instruct, divergence: js, gradient: exact, kappa: 1.0}", "steps=2", "calibrate_every=1")
+
+
+def test_a_mixture_that_is_none_is_refused():
+    options = (
+        "method={name: uni_instruct, gradient: by_parts, weighting: epsilon}",
+        "student_noise.sampler=log_normal",
+    )
+    with pytest.raises(ValueError, match="method.gradient=by_parts with method.weighting='epsilon'.*method.boundary"):
+        build_distill_module(tiny_config(*options), teacher=tiny_network(), data=tiny_data())
 
 
 def test_micro_batches_change_nothing():

@@ -129,6 +129,7 @@ OPTIONS = {
     "lambda_di": 0.3,
     "log_r_clamp": 0.01,
     "batch_normalise": True,
+    "boundary": 0.9,
     "guidance_scale": 3.0,
     "guidance_rescale": 0.7,
     "grad_clip": 1e-4,
@@ -146,7 +147,11 @@ OPTIONS = {
 
 
 # Forward KL has no path and no DI term (h = r h', C2 = 0): these two options need a divergence that does.
-BASES = {"kappa": {"divergence": "jkl"}, "lambda_di": {"divergence": "chi2"}}
+BASES = {
+    "kappa": {"divergence": "jkl"},
+    "lambda_di": {"divergence": "chi2"},
+    "boundary": {"gradient": "by_parts", "weighting": "sigma2"},
+}
 
 
 def trained(guidance):
@@ -168,6 +173,20 @@ def test_every_option_changes_the_gradient(name, build):
     torch.testing.assert_close(gradient(), gradient())
     change = (gradient(**{name: OPTIONS[name]}) - gradient()).norm() / gradient().norm()
     assert change > 1e-3, f"{name} does nothing"
+
+
+def test_by_parts_names_its_terms_and_its_critic(build):
+    """By parts on the teacher's discrete chain: refused where it is no mixture, terms and critic's slope in the log."""
+    options = {"divergence": "js", "gradient": "by_parts", "boundary": 0.5}
+    guidance = trained(build(**options, weighting="sigma2", discriminator={"calibrate_every": 2}))
+    _, out = run(guidance, batch=4)
+    assert {"norm_mixture", "norm_boundary", "critic_slope"} <= set(out)
+    guidance.update_step(0, 1)
+    assert "critic_slope" not in run(guidance)[1]
+    with pytest.raises(
+        ValueError, match=r"system\.guidance\.gradient=by_parts with .*'theory'.*system\.guidance\.boundary"
+    ):
+        build(**{**options, "boundary": 0.0}, weighting="theory")
 
 
 def test_table5_c1_changes_the_reverse_kl_gradient(build):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from queue import Empty
+from statistics import median
 
 import torch
 
@@ -73,7 +74,13 @@ def kappa_sweep() -> list[Experiment]:
 
 @dataclass(frozen=True)
 class Result:
-    """One assessed run; `seconds` is its share of its group's time; `samples` [N, 2] for the picture."""
+    """One assessed run.
+
+    Attributes:
+        seconds: its share of its group's time.
+        samples: [N, 2] for the picture.
+        critic_slope: median over the run of the discriminator's calibration slope; None where no ratio is read.
+    """
 
     target: str
     label: str
@@ -81,11 +88,13 @@ class Result:
     quality: Quality
     seconds: float
     samples: torch.Tensor
+    critic_slope: float | None = None
 
     def row(self) -> dict[str, float | str | int]:
         """Flat, for JSON and tables."""
         figures = {"target": self.target, "method": self.label, "seed": self.seed}
-        return {**figures, **asdict(self.quality), "seconds": round(self.seconds, 1)}
+        figures |= {**asdict(self.quality), "critic_slope": self.critic_slope}
+        return {**figures, "seconds": round(self.seconds, 1)}
 
 
 @dataclass(frozen=True)
@@ -125,10 +134,13 @@ def run_job(job: Job, report: Callable[[int, dict[str, float]], None] | None = N
     trainer = Trainer([experiment.method for experiment in job.experiments], target, job.config, job.seed)
     samples = trainer.run(on_step).sample(10_000)
     seconds = (time.perf_counter() - start) / len(job.experiments)
-    return [
-        Result(job.target, experiment.label, job.seed, assess(drawn, target), seconds, drawn[:3000].clone())
-        for experiment, drawn in zip(job.experiments, samples)
-    ]
+    results = []
+    for i, (experiment, drawn) in enumerate(zip(job.experiments, samples)):
+        reads = experiment.method.objective.needs_ratio
+        slope = median(slopes[i] for slopes in trainer.slopes) if reads and trainer.slopes else None
+        quality = assess(drawn, target)
+        results.append(Result(job.target, experiment.label, job.seed, quality, seconds, drawn[:3000].clone(), slope))
+    return results
 
 
 def _run_in_worker(job: Job, queue) -> list[Result]:

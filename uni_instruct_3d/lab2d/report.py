@@ -16,7 +16,8 @@ import numpy as np
 from .experiments import KAPPAS, SWEEP_DIVERGENCES, SWEEP_WEIGHTINGS, Result
 from .targets import TARGETS
 
-COLUMNS = ("target", "method", "seed", "modes", "precision", "forward_kl", "reverse_kl", "sliced_w1", "seconds")
+COLUMNS = ("target", "method", "seed", "modes", "precision", "forward_kl", "reverse_kl", "sliced_w1", "critic_slope",
+           "seconds")  # fmt: skip
 
 
 def ordered(results: Sequence[Result], labels: Sequence[str]) -> list[Result]:
@@ -32,6 +33,7 @@ def table(results: Sequence[Result]) -> str:
         row = {**result.row(), "modes": f"{result.quality.modes}/{len(TARGETS[result.target]().means)}"}
         cells = [f"{row[name]:.3f}" if isinstance(row[name], float) and name != "seconds" else str(row[name])
                  for name in COLUMNS]  # fmt: skip
+        cells = ["–" if cell == "None" else cell for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,7 @@ from uni_instruct_guidance.core import (
     RatioWarmup,
     TimeSampler,
     VarianceExploding,
+    critic_slope,
     discriminator_loss,
     generator_loss,
     objective,
@@ -36,6 +37,7 @@ class LabConfig:
         critic_updates: updates of fake score and discriminator per generator update, times the method's own number.
         pretrain: critic updates before the generator moves.
         ratio: warm-up of log r.
+        calibrate_every: steps between measurements of the critics' calibration slopes on samples they have not seen.
         max_grad: the generator's gradient norm is cut here, per replica.
         ema: decay of the generator's weights that are assessed.
     """
@@ -50,6 +52,7 @@ class LabConfig:
     critic_updates: int = 1
     pretrain: int = 100
     ratio: RatioWarmup = field(default_factory=RatioWarmup)
+    calibrate_every: int = 100
     max_grad: float = 1.0
     ema: float = 0.99
 
@@ -77,6 +80,7 @@ class Trainer:
         self.boundary = next(iter(asked), None)
         # Without a reader of the density ratio the discriminator is neither trained nor asked.
         self.uses_discriminator = any(method.needs_discriminator for method in methods)
+        self.slopes: list[list[float]] = []  # of every replica's critic, at each measurement
         self.pairs = self._ode_pairs() if any("regression" in m.auxiliary for m in methods) else None
 
     def run(self, on_step: Callable[[int, dict[str, float]], None] | None = None) -> Trainer:
@@ -85,6 +89,8 @@ class Trainer:
         for step in range(self.config.steps):
             scale = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
             self._set_lr(scale)
+            if self.uses_discriminator and step % self.config.calibrate_every == 0:
+                self.slopes.append(self.critic_slopes())
             updates = self.config.critic_updates * max(method.at(step).fake_updates for method in self.methods)
             for _ in range(updates):
                 losses = self._critic_step()
@@ -97,6 +103,19 @@ class Trainer:
         """Updates of fake score and discriminator with the generators at rest."""
         for _ in range(updates):
             self._critic_step()
+
+    def critic_slopes(self) -> list[float]:
+        """How much of the score gap each replica's discriminator has learned, on fresh samples of its generator."""
+        with torch.random.fork_rng(devices=[]):  # measuring changes no run
+            z, eps, drawn = self._noise()
+        alpha, sigma = self._levels(drawn)
+        with torch.no_grad():
+            x_t = torch.nan_to_num(self.generator(z)) + drawn.sigma[:, None] * eps
+            teacher, fake = self.target.denoise(x_t, alpha, sigma), self.critic.denoise(x_t, alpha, sigma)
+        x_t.requires_grad_()
+        (gradient,) = torch.autograd.grad(self.critic.logit(x_t, alpha, sigma).sum(), x_t)
+        replicas = zip(gradient, teacher, fake)
+        return [float(critic_slope(g, q, p, drawn.alpha, drawn.sigma)) for g, q, p in replicas]
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
@@ -153,7 +172,7 @@ class Trainer:
         for i, method in enumerate(now.at(step) for now in self.methods):
             conditional = method.fake_score == "conditional"
             out = objective(
-                method.objective,
+                self.config.ratio.in_force(method.objective, step),
                 x0=x0[i],
                 x0_teacher=teacher[i],
                 x0_fake=x0[i] if conditional else fake[i],

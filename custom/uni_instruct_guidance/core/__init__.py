@@ -18,12 +18,15 @@ from .process import (
     to_x0,
 )
 from .ratio import (
+    POOR_SLOPE,
     CalibrationReport,
     RatioWarmup,
     calibration,
+    critic_slope,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
+    poor_calibration,
 )
 from .scale import GradientScale, classifier_free, perpendicular_negative, rescale_guidance
 from .timesteps import SAMPLERS, LevelSlopes, Schedule, TimeSample, TimeSampler
@@ -35,6 +38,7 @@ __all__ = [
     "GRADIENTS",
     "METHODS",
     "PARAMETERISATIONS",
+    "POOR_SLOPE",
     "SAMPLERS",
     "WEIGHTINGS",
     "CalibrationReport",
@@ -56,6 +60,7 @@ __all__ = [
     "calibration",
     "check_by_parts",
     "classifier_free",
+    "critic_slope",
     "data_fidelity_loss",
     "denoising_loss",
     "discriminator_loss",
@@ -68,6 +73,7 @@ __all__ = [
     "objective",
     "per_sample",
     "perpendicular_negative",
+    "poor_calibration",
     "regression_loss",
     "rescale_guidance",
     "reward_loss",

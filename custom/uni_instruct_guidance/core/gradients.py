@@ -47,6 +47,7 @@ class GradientForm:
         log_r_clamp: where |log r| is cut unless a configuration says otherwise.
         uses_ratio: whether r enters for a divergence whose h is not constant.
         uses_jacobian: whether the networks' own derivatives can enter.
+        needs_calibration: whether its terms cancel only where ∇log r = s_q − s_p.
         needs_marginal_score: whether s_p must be the student's own score, so that the conditional one will not do.
         needs_rates: whether it reads how weighting and sampler change with λ.
         distances: rows of the objective's distances under which it means anything; None: all.
@@ -56,6 +57,7 @@ class GradientForm:
     log_r_clamp: float
     uses_ratio: bool = True
     uses_jacobian: bool = True
+    needs_calibration: bool = False
     needs_marginal_score: bool = True
     needs_rates: bool = False
     distances: tuple[str, ...] | None = None
@@ -89,8 +91,8 @@ def _di_weighted(given: FormInputs) -> Coefficients:
 # Exact and printed form need h, r h' and C2 to fall as fast as ‖Δ‖³ grows: a ratio that is cut early stops them
 # (docs/method.md, section 3). The direct forms have nothing to balance and are the safer for an early cut.
 GRADIENTS: dict[str, GradientForm] = {
-    "exact": GradientForm(_exact, log_r_clamp=30.0),
-    "paper": GradientForm(_paper, log_r_clamp=30.0),
+    "exact": GradientForm(_exact, log_r_clamp=30.0, needs_calibration=True),
+    "paper": GradientForm(_paper, log_r_clamp=30.0, needs_calibration=True),
     "by_parts": GradientForm(_by_parts, log_r_clamp=10.0, uses_jacobian=False, needs_rates=True, distances=("l2",)),
     "di": GradientForm(_di, log_r_clamp=10.0, uses_ratio=False, uses_jacobian=False, needs_marginal_score=False),
     "di_weighted": GradientForm(_di_weighted, log_r_clamp=10.0, uses_jacobian=False, needs_marginal_score=False),

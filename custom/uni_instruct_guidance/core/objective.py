@@ -107,6 +107,11 @@ class ObjectiveConfig:
         return GRADIENTS[self.gradient].uses_ratio and not self.divergence.constant_h
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether a ratio that is off by a factor can turn the gradient round."""
+        return GRADIENTS[self.gradient].needs_calibration and not self.divergence.constant_h
+
+    @property
     def needs_jacobian(self) -> bool:
         """Whether teacher and fake score must be evaluated with autograd."""
         return GRADIENTS[self.gradient].uses_jacobian and self.jacobian == "full"

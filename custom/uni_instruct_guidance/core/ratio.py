@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .errors import require_shape
+from .objective import ObjectiveConfig
 
 
 def discriminator_loss(logit_real: Tensor, logit_fake: Tensor) -> Tensor:
@@ -54,9 +55,56 @@ class RatioWarmup:
             return 0.0
         return min(1.0, (step - self.steps + 1) / (self.ramp + 1))
 
+    def in_force(self, config: ObjectiveConfig, step: int) -> ObjectiveConfig:
+        """The estimator at a training step: reverse KL for as long as r ≡ 1, where the form needs a calibrated ratio.
+
+        r ≡ 1 is the worst calibration for terms that cancel only with ∇log r = s_q − s_p; reverse KL has none of them.
+        """
+        if self.factor(step) > 0 or not config.needs_calibration:
+            return config
+        return config.replace(divergence="rkl")
+
     def __call__(self, logit: Tensor, step: int) -> Tensor:
         """log r [B] to hand to the objective, detached."""
         return logit.detach() * self.factor(step)
+
+
+# Below it a form whose terms cancel only with ∇log r = s_q − s_p had better wait (docs/method.md, section 3).
+POOR_SLOPE = 0.5
+
+
+def critic_slope(log_r_gradient: Tensor, x0_teacher: Tensor, x0_fake: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Calibration slope of a critic where the true ratio is unknown: how much of s_q − s_p is in ∇_x log r.
+
+    Least squares over a held-out batch, each level weighted with σ² as in Theorem 3.1: 1 is calibrated, below 1 the
+    critic is too timid. It agrees with `CalibrationReport.slope` where log r is off by a factor.
+
+    Args:
+        log_r_gradient: [B, ...] ∇_x of the logit at samples that the critic has not learned from.
+        x0_teacher, x0_fake: [B, ...] x̂0 there. alpha, sigma: [B].
+    Returns:
+        Scalar, detached; 0 where teacher and fake score agree everywhere.
+    """
+    require_shape("log_r_gradient", log_r_gradient, x0_teacher.shape)
+    claimed = (log_r_gradient.detach().flatten(1) * sigma[:, None]).double()
+    gap = ((x0_teacher - x0_fake).detach().flatten(1) * (alpha / sigma)[:, None]).double()
+    square = gap.square().sum()
+    return torch.where(square > 0, (claimed * gap).sum() / square.clamp_min(1e-30), torch.zeros_like(square)).float()
+
+
+def poor_calibration(slope: float, config: ObjectiveConfig, gradient: str, patience: str) -> str | None:
+    """One line for the user if a critic of this slope is too poor for the estimator, else None.
+
+    Args:
+        gradient, patience: how the user's configuration calls the form and the steps that only the critic learns.
+    """
+    if slope >= POOR_SLOPE or not config.needs_calibration:
+        return None
+    return (
+        f"the critic's calibration slope is {slope:.2g} (1 is calibrated); below {POOR_SLOPE} "
+        f"{gradient}={config.gradient} can point the wrong way: train the critic first ({patience}) or take "
+        f"{gradient}=by_parts"
+    )
 
 
 @dataclass(frozen=True)

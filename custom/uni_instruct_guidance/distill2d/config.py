@@ -45,6 +45,7 @@ RANGES = {
     "noise": _NOISE,
     "loss_scale": {"*": either(choice(True, False), number(least=0))},
     "warmup": {"*": _EVERY},
+    "calibrate_every": _EVERY,
     "bank": {"count": _COUNT, "steps": whole(least=2), "batch": _COUNT},
     "trainer": TRAINER,
 }
@@ -158,7 +159,8 @@ class WarmupConfig:
 
     Args:
         student: steps in which only fake score and discriminator learn.
-        ratio, ramp: steps with r ≡ 1 and without adversarial term, then steps over which both grow to full size.
+        ratio, ramp: steps with r ≡ 1 and without adversarial term, then steps over which both grow to full size. With
+            r ≡ 1 the forms that need a calibrated ratio (exact, paper) are reverse KL.
     """
 
     student: int = 0
@@ -195,6 +197,8 @@ class DistillConfig(RunConfig):
         init_sigma: g(z) = D(init_sigma · z; init_sigma).
         fake_lr: learning rate of fake score and discriminator, number or schedule; null: `lr`.
         student_noise, fake_noise: blocks of `NoiseConfig`, for the objective, and for fake score and discriminator.
+        calibrate_every: steps between measurements of the critic's calibration slope on samples it has not seen
+            (`critic/slope` in the log), where a ratio is read; 0 never.
         loss_scale, warmup, bank: blocks of `LossScale`, `WarmupConfig`, `BankConfig`.
     """
 
@@ -207,6 +211,7 @@ class DistillConfig(RunConfig):
     fake_lr: Any = None
     student_noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(min_fraction=0.02, max_fraction=0.8))
     fake_noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(sampler="log_normal"))
+    calibrate_every: int = 100
     loss_scale: LossScale = field(default_factory=LossScale)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     bank: BankConfig = field(default_factory=BankConfig)

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..core import (
     Method,
     RatioWarmup,
+    TimeSample,
     VarianceExploding,
+    check_by_parts,
+    critic_slope,
     denoising_loss,
     discriminator_loss,
     generator_loss,
     objective,
     per_sample,
+    poor_calibration,
     regression_loss,
     reward_loss,
 )
@@ -75,12 +80,15 @@ class DistillModule(StepModule):
         self.process = VarianceExploding()
         self.student_noise, self.fake_noise = cfg.student_noise.build(), cfg.fake_noise.build()
         self.ratio_warmup = RatioWarmup(cfg.warmup.student + cfg.warmup.ratio, cfg.warmup.ramp)
+        for stage in (self.method, *(self.method.at(at) for at, _ in self.method.schedule)):
+            check_by_parts(stage.objective, self.process, self.student_noise, lambda option: f"method.{option}")
         self.lr = schedule("lr", cfg.lr)
         self.fake_lr = schedule("fake_lr", cfg.lr if cfg.fake_lr is None else cfg.fake_lr)
         self.shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
         self.label_dim = teacher.label_dim
         self.frequencies = class_frequencies(teacher, data)
         self.bank: TeacherBank | None = None
+        self._warned = False
 
     # --- what is needed ---------------------------------------------------------------------------------------------
 
@@ -153,10 +161,11 @@ class DistillModule(StepModule):
             labels = one_hot_or_none(random.labels("labels", share, self.frequencies).to(self.device), self.label_dim)
         return random.normal("z", share, self.shape), labels
 
-    def _levels(self, sampler, random: StepRandom, share: Share) -> tuple[Tensor, Tensor]:
-        """σ and its density in log-SNR, [share.count] each, on the device; drawn for the whole batch."""
-        drawn = sampler.sample(self.process, share.total, self.done_steps, random.generator("sigma"))
-        return share.of(drawn.sigma).to(self.device), share.of(drawn.log_snr_density).to(self.device)
+    def _levels(self, sampler, random: StepRandom, share: Share, boundary: float | None = None) -> TimeSample:
+        """Noise levels, [share.count] each, on the device; drawn for the whole batch."""
+        generator = random.generator("sigma")
+        drawn = sampler.sample(self.process, share.total, self.done_steps, generator, boundary=boundary)
+        return drawn.map(lambda values: share.of(values).to(self.device))
 
     def _fake_losses(self, micro: list[Share], real, random: StepRandom) -> Iterator[Tensor]:
         """Denoising loss on student samples, and cross-entropy against real images at the same noise levels."""
@@ -165,7 +174,7 @@ class DistillModule(StepModule):
             z, labels = self._draw(random, share)
             with torch.no_grad():
                 x0 = one_step(self.student, z, labels, self.cfg.init_sigma)
-            sigma, _ = self._levels(self.fake_noise, random, share)
+            sigma = self._levels(self.fake_noise, random, share).sigma
             x_t = x0 + per_sample(sigma, x0) * random.normal("eps", share, self.shape)
             x0_fake, features = self.fake.forward_with_features(x_t, sigma, labels)
             denoising = denoising_loss(
@@ -206,14 +215,18 @@ class DistillModule(StepModule):
     def _objective_and_gan(self, x0, labels, method, random, share) -> tuple[Tensor, dict[str, Tensor]]:
         """One pass of teacher and fake score at x_t gives the score gap, log r and the adversarial term."""
         scale, ready = self.cfg.loss_scale, self.ratio_warmup.factor(self.done_steps)
+        estimator = self.ratio_warmup.in_force(method.objective, self.done_steps)
         weight = scale.student / (x0[0].numel() if scale.per_pixel else 1)
         gan = method.auxiliary.get("gan", 0.0) * ready
-        needs_ratio = bool(weight and ready) and method.objective.needs_ratio
-        through_networks = bool(weight) and method.objective.needs_jacobian
-        sigma, density = self._levels(self.student_noise, random, share)
+        needs_ratio = bool(weight and ready) and estimator.needs_ratio
+        through_networks = bool(weight) and estimator.needs_jacobian
+        every = self.cfg.calibrate_every
+        calibrate = needs_ratio and bool(every) and self.done_steps % every == 0
+        levels = self._levels(self.student_noise, random, share, estimator.boundary_share)
+        sigma = levels.sigma
         x_t = x0 + per_sample(sigma, x0) * random.normal("eps", share, self.shape)
         loss, log = 0.0 * x0.sum(), {}
-        with torch.set_grad_enabled(through_networks or gan > 0):
+        with torch.set_grad_enabled(through_networks or gan > 0 or calibrate):
             if weight:
                 x0_fake, features = self.fake.forward_with_features(x_t, sigma, labels)
             elif gan:
@@ -223,19 +236,32 @@ class DistillModule(StepModule):
             with torch.set_grad_enabled(through_networks):
                 x0_teacher = self.teacher(x_t, sigma, labels)
             out = objective(
-                method.objective, x0=x0, x0_teacher=x0_teacher, x0_fake=x0_fake, alpha=torch.ones_like(sigma),
-                sigma=sigma, log_r=self.ratio_warmup(logit, self.done_steps) if needs_ratio else None,
-                log_snr_density=density,
+                estimator, x0=x0, x0_teacher=x0_teacher, x0_fake=x0_fake, alpha=levels.alpha, sigma=sigma,
+                log_r=self.ratio_warmup(logit, self.done_steps) if needs_ratio else None,
+                log_snr_density=levels.log_snr_density, slopes=levels.slopes,
             )  # fmt: skip
             loss = loss + weight * out.loss.mean()
             log = {"objective": out.value.mean(), "rejected": out.diagnostics["rejected"]}
             if needs_ratio:
                 log |= {name: value for name, value in out.diagnostics.items() if name.startswith("log_r/")}
+            if len(out.terms) > 1:
+                log |= {name: value for name, value in out.diagnostics.items() if name.startswith("norm/")}
+            if calibrate:
+                # The student's samples of this step are new to the critic.
+                (slope,) = torch.autograd.grad(logit.sum(), x_t, retain_graph=True)
+                log["critic/slope"] = critic_slope(slope, x0_teacher, x0_fake, levels.alpha, sigma)
+                slope = float(log["critic/slope"])
+                self._warn_once(poor_calibration(slope, estimator, "method.gradient", "warmup.student"))
         if gan:
             adversarial = generator_loss(logit).mean()
             loss = loss + gan * adversarial
             log["loss/adversarial"] = adversarial
         return loss, log
+
+    def _warn_once(self, line: str | None) -> None:
+        if line and not self._warned:
+            self._warned = True
+            rank_zero_warn(f"step {self.done_steps}: {line}")
 
     def _regression(self, random: StepRandom, share: Share) -> Tensor:
         """Mean distance of g(z) to the teacher's ODE solution from the same noise (DMD)."""

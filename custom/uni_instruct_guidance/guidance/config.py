@@ -66,6 +66,7 @@ class MethodFields:
     table5_c1: bool | None = None
     log_r_clamp: float | None = None
     batch_normalise: bool | None = None
+    boundary: float | None = None
     # classifier-free guidance of the teacher, a number or a threestudio schedule
     guidance_scale: Any = None
     # weights of the additions, e.g. {gan: 0.01, reward: 1.0}; 0 takes one away
@@ -76,7 +77,7 @@ class MethodFields:
 
 METHOD_OPTIONS = (
     *("divergence", "gradient", "kappa", "jacobian", "weighting", "distance", "huber_c", "lambda_sim", "lambda_di"),
-    *("table5_c1", "log_r_clamp", "batch_normalise"),
+    *("table5_c1", "log_r_clamp", "batch_normalise", "boundary"),
 )
 
 

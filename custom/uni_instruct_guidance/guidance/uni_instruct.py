@@ -14,7 +14,18 @@ import threestudio
 from threestudio.utils.base import BaseModule
 from threestudio.utils.misc import C
 
-from ..core import GradientScale, Method, TimeSampler, classifier_free, get_method, objective, per_sample
+from ..core import (
+    GradientScale,
+    Method,
+    TimeSampler,
+    check_by_parts,
+    classifier_free,
+    critic_slope,
+    get_method,
+    objective,
+    per_sample,
+    poor_calibration,
+)
 from ..core.errors import require_writable
 from ..core.fake_score import denoising_loss
 from ..core.ranges import check
@@ -82,6 +93,8 @@ class UniInstructGuidance(BaseModule):
                 f"system.guidance.method={self.cfg.method!r} needs a reward; set system.guidance.reward "
                 f"({' | '.join(REWARDS)} | FILE.py:FUNCTION) or system.guidance.auxiliary.reward=0"
             )
+        self._check_by_parts()
+        self._warned = False
         self.bank: SampleBank | None = None
         # Set by the system when fake_score.updates_per_step > 1: takes one optimiser step on a loss.
         self.inner_step: Callable[[Tensor], None] | None = None
@@ -95,6 +108,18 @@ class UniInstructGuidance(BaseModule):
     def _rows(self) -> list[Method]:
         """The method as it is at each step of its schedule."""
         return [self.method, *(self.method.at(step) for step, _ in self.method.schedule)]
+
+    def _check_by_parts(self) -> None:
+        """Refuse a mixture that is none; say what `gradient: by_parts` follows over all noise levels ever visited."""
+        for row in self._rows():
+            if row.objective.boundary_share is None:
+                continue
+            ends = (self.cfg.min_step_percent, self.cfg.max_step_percent)
+            low, high = (end if isinstance(end, (int, float)) else list(end) for end in ends)
+            sampler = TimeSampler(self.cfg.time_sampler, low, high)
+            threestudio.info(
+                check_by_parts(row.objective, self.teacher.process, sampler, lambda name: f"system.guidance.{name}")
+            )
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Follow every schedule: noise range, guidance scale, method in force, bank."""
@@ -232,11 +257,14 @@ class UniInstructGuidance(BaseModule):
     def _gradient(self, latents: Tensor, condition: Condition) -> tuple[Tensor, dict[str, Tensor]]:
         """The method's gradient in the latents [B, C, h, w], and diagnostics."""
         method = self.current
+        estimator = self.ratio_warmup.in_force(method.objective, self.step)
         ratio_ready = not self.in_warmup and self.ratio_warmup.factor(self.step) > 0
         gan_weight = method.auxiliary.get("gan", 0.0) if ratio_ready else 0.0
-        with_ratio = ratio_ready and method.objective.needs_ratio
+        with_ratio = ratio_ready and estimator.needs_ratio
+        every = self.blocks.discriminator.calibrate_every
+        calibrate = with_ratio and bool(every) and self.step % every == 0
         x0 = latents.clone().requires_grad_(True)
-        times = self.sampler.sample(self.teacher.process, len(x0), device=x0.device)
+        times = self.sampler.sample(self.teacher.process, len(x0), device=x0.device, boundary=estimator.boundary_share)
         eps = torch.randn_like(x0)
         with torch.enable_grad():
             x_t = self.teacher.process.diffuse(x0, eps, times.t)
@@ -248,12 +276,12 @@ class UniInstructGuidance(BaseModule):
                 fake_guidance_scale=self.fake_scale,
                 guidance_rescale=self.cfg.guidance_rescale,
                 with_logit=with_ratio or gan_weight > 0,
-                with_jacobian=method.objective.needs_jacobian,
-                with_logit_gradient=gan_weight > 0,
+                with_jacobian=estimator.needs_jacobian,
+                with_logit_gradient=gan_weight > 0 or calibrate,
                 use_fake=method.learns_fake_score,
             )
             out = objective(
-                method.objective,
+                estimator,
                 x0=x0,
                 x0_teacher=answer.x0_teacher,
                 x0_fake=x0.detach() if answer.x0_fake is None else answer.x0_fake,
@@ -261,18 +289,35 @@ class UniInstructGuidance(BaseModule):
                 sigma=times.sigma,
                 log_r=self.ratio_warmup(answer.logit, self.step) if with_ratio else None,
                 log_snr_density=times.log_snr_density,
+                slopes=times.slopes,
             )
+            log = {}
+            if calibrate:
+                # The critic has not yet taken a step on these renderings.
+                (slope,) = torch.autograd.grad(answer.logit.sum(), x_t, retain_graph=True)
+                log["critic_slope"] = critic_slope(slope, answer.x0_teacher, answer.x0_fake, times.alpha, times.sigma)
+                self._warn_once(
+                    poor_calibration(
+                        float(log["critic_slope"]), estimator, "system.guidance.gradient",
+                        "system.guidance.discriminator.warmup_steps",
+                    )
+                )  # fmt: skip
             total = out.loss.sum()
             if gan_weight:
                 total = total + gan_weight * (generator_loss(answer.logit) * out.valid).sum()
             (grad,) = torch.autograd.grad(total, x0)
         grad = torch.where(per_sample(out.valid, grad), grad, torch.zeros_like(grad))
-        log = {name.replace("/", "_"): value.float() for name, value in out.diagnostics.items()}
+        log |= {name.replace("/", "_"): value.float() for name, value in out.diagnostics.items()}
         log["objective_value"] = out.value.mean()
         if answer.logit is not None:
             log["logit_mean"] = answer.logit.detach().mean()
         grad = (self.warmup_scale if self.in_warmup else self.gradient_scale)(grad)
         return (grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)), log
+
+    def _warn_once(self, line: str | None) -> None:
+        if line and not self._warned:
+            self._warned = True
+            threestudio.warn(f"step {self.step}: {line}")
 
     # --- pictures -----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ class DiscriminatorConfig:
     width: channels inside the head.
     warmup_steps: steps during which r ≡ 1 and the adversarial term is off, while the head already learns.
     warmup_ramp: steps over which log r then grows to its full size.
+    calibrate_every: steps between measurements of the critic's calibration slope (`critic_slope` in the log), where a
+        ratio is read; 0 never.
     train_backbone: let the discriminator's loss train the fake score's encoder too (SiDA); fake backbone only.
     """
 
@@ -28,12 +30,13 @@ class DiscriminatorConfig:
     width: int = 64
     warmup_steps: int = 0
     warmup_ramp: int = 0
+    calibrate_every: int = 100
     train_backbone: bool = False
 
 
 # Numbers of a DiscriminatorConfig, see core/ranges.py.
 RANGES = {"features": several(text()), "width": whole(least=1), "warmup_steps": whole(least=0),
-          "warmup_ramp": whole(least=0)}  # fmt: skip
+          "warmup_ramp": whole(least=0), "calibrate_every": whole(least=0)}  # fmt: skip
 
 
 class DiscriminatorHead(nn.Module):
