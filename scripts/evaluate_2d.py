@@ -37,9 +37,11 @@ from uni_instruct_guidance.distill2d.evaluation import (
     load_judge,
     ratios,
 )
+from uni_instruct_guidance.distill2d.families import EDMFamily
 from uni_instruct_guidance.distill2d.inception import is_published
-from uni_instruct_guidance.distill2d.trainer import DistillConfig, check_fit, load_start
+from uni_instruct_guidance.distill2d.trainer import DistillConfig, check_fit
 from uni_instruct_guidance.teachers.edm.checkpoint import load_edm
+from uni_instruct_guidance.teachers.edm.teacher import EDMTeacher
 from uni_instruct_guidance.teachers.sampling import HeunSampler, one_step
 
 DIGITS_JUDGE = ROOT / "load" / "judge" / "digits.safetensors"
@@ -72,7 +74,7 @@ def generators(args: argparse.Namespace, cfg: DistillConfig, teacher):
     """{name: (draw, network, evaluations per sample)} of what is to be assessed."""
     found = {}
     if args.checkpoint != "teacher":
-        student = load_start(Path(args.checkpoint), teacher, cfg.init_sigma)[0].eval().to(args.device)
+        student = EDMFamily(cfg).begin(Path(args.checkpoint), EDMTeacher(teacher))[0].eval().to(args.device)
         found["student"] = (partial(one_step, student, init_sigma=cfg.init_sigma), student, 1)
     if args.checkpoint == "teacher" or not args.no_teacher:
         sampler = HeunSampler(args.steps)

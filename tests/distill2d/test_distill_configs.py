@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "distill2d"
 TEACHERS = sorted(FOLDER.glob("teacher-*.yaml"))
 OVERLAYS = [*sorted((FOLDER / "methods").glob("*.yaml")), FOLDER / "start-from-sid.yaml"]
-RUNS = [path for path in sorted(FOLDER.glob("*.yaml")) if path not in TEACHERS + OVERLAYS]
+TEXT = sorted(FOLDER.glob("*-text*.yaml"))  # test_text_students.py
+RUNS = [path for path in sorted(FOLDER.glob("*.yaml")) if path not in TEACHERS + OVERLAYS + TEXT]
 LARGE = [path for path in RUNS if path.stem in EDM_PRESETS and "digits" not in path.stem]
 SMALL = ["out=null", "steps=1", "batch=4", "warmup.student=0", "warmup.ratio=0", "warmup.ramp=0", "start=null",
          "bank={count: 4, batch: 4, steps: 2}", "trainer={accelerator: cpu}"]  # fmt: skip
@@ -49,7 +50,7 @@ def test_runs_are_complete(path):
 def test_digits_start_with_the_shipped_teacher(path):
     config = read_config(DistillConfig, [path])
     module = build_distill_module(config, teacher=load_edm(ROOT / config.teacher))
-    assert module.teacher.sigma_data == 0.75 and module.data.name == "digits"
+    assert module.teacher.network.sigma_data == 0.75 and module.data.name == "digits"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
@@ -68,7 +69,7 @@ def test_large_networks_with_the_papers_numbers(path):
     data = tiny_data(classes, count=max(classes, 2), resolution=resolution, channels=3)
     with torch.device("meta"):
         module = build_distill_module(config, teacher=teacher, data=data)
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (module.teacher, module.student, module.fake)]
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (module.teacher.network, module.student, module.fake)]
     assert len(set(sizes)) == 1 and sizes[0] > 5e7
     assert (config.batch, config.lr) == ((8192, 4e-6) if path.stem == "imagenet64" else (256, 1e-5))
     assert config.ema.halflife_kimg == (2000 if path.stem == "imagenet64" else 500)

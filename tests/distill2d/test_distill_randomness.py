@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
-from uni_instruct_guidance.distill2d.ema import averaged_copy, decay_of, update_average
-from uni_instruct_guidance.distill2d.randomness import BLOCK, Share, StepRandom
+from uni_instruct_guidance.distill2d.ema import decay_of, update_average
+from uni_instruct_guidance.teachers.contract import frozen
+from uni_instruct_guidance.teachers.randomness import BLOCK, Share, StepRandom
 
 
 def test_shares_draw_what_the_whole_batch_draws():
@@ -45,7 +48,7 @@ def test_half_life_of_the_average():
     assert decay**10 == pytest.approx(0.5)
     assert decay_of(100, 1000, halflife_kimg=500, rampup=0.05) == pytest.approx(0.5 ** (100 / 50))
     net = torch.nn.Linear(2, 1)
-    average = averaged_copy(net)
+    average = frozen(deepcopy(net))
     start = net.weight.detach().clone()
     torch.nn.init.constant_(net.weight, 3.0)
     for _ in range(10):

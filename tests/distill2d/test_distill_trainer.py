@@ -11,8 +11,9 @@ from uni_instruct_guidance.core.errors import UserError
 from uni_instruct_guidance.distill2d import base_module
 from uni_instruct_guidance.distill2d.distill_module import DistillModule
 from uni_instruct_guidance.distill2d.methods import applicable, one_step_method
-from uni_instruct_guidance.distill2d.randomness import Share
 from uni_instruct_guidance.distill2d.trainer import build_distill_module, distill
+from uni_instruct_guidance.teachers.randomness import Share
+from uni_instruct_guidance.teachers.sampling import HeunSampler
 
 ALL_DIVERGENCES = ["rkl", "fkl", "jkl", "chi2", "js", "hellinger"]
 
@@ -58,8 +59,8 @@ def test_teacher_samples_serve_as_real_images(tmp_path):
     bank = result.module.bank
     assert result.module.data.name == "teacher samples" and len(bank.x0) == 12
     # The kept pairs are the teacher's ODE solutions of the kept noise.
-    one_hot = torch.nn.functional.one_hot(bank.labels, 3).float()
-    torch.testing.assert_close(bank.sampler(tiny_network(), bank.noise, one_hot), bank.x0, rtol=1e-4, atol=1e-5)
+    one_hot = torch.nn.functional.one_hot(bank.rows, 3).float()
+    torch.testing.assert_close(HeunSampler(3)(tiny_network(), bank.noise, one_hot), bank.x0, rtol=1e-4, atol=1e-5)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(files) == 2
     run("method=sida", "real=teacher", f"bank.path={tmp_path}", "steps=1")
@@ -81,7 +82,7 @@ def prepared(*overrides) -> DistillModule:
     )
     module.fake.load_state_dict(tiny_network(6).state_dict())
     if module.uses_discriminator:
-        torch.nn.init.normal_(module.head.logit.weight)
+        torch.nn.init.normal_(module.head.branches["mid"][4].weight)
     module.__dict__["_trainer"] = OneProcess()
     return module
 
@@ -105,16 +106,17 @@ def test_student_gradient_is_algorithm_1s():
     found = student_gradient(module, [share])
 
     random = module.random("student")
-    z, labels = module._draw(random, share)
+    z, rows = module._draw(random, share)
+    labels = torch.nn.functional.one_hot(rows, 3).float()
     sigma = module.student_noise.sample(module.process, 6, 1, random.generator("sigma")).sigma
     s = sigma.reshape(-1, 1, 1, 1)
     assert sigma.min() > 0.002 and sigma.max() < 25
     x0 = module.student(2.5 * z, torch.full((6,), 2.5), labels)
     eps = random.normal("eps", share, (1, 4, 4))
     x_t = x0 + s * eps
-    score_q = (module.teacher(x_t, sigma, labels) - x_t) / s**2
+    score_q = (module.teacher.network(x_t, sigma, labels) - x_t) / s**2
     score_p = (module.fake(x_t, sigma, labels) - x_t) / s**2
-    logit = module.head(module.fake.encode_features(x_t, sigma, labels))
+    logit = module.head({"mid": module.fake.encode_features(x_t, sigma, labels)})
     r = logit.detach().exp()
     along = ((score_p - score_q) * (score_p + eps / s)).flatten(1).sum(1)
     # C1 Δᵀ(s_p − s_c) with C1 = −r and C2 = 0; ½ from Theorem 3.1; weighting x0 is σ⁴ on squared scores.
@@ -326,3 +328,16 @@ def test_another_method_drops_the_options_of_the_first():
     assert config.method == {"name": "sid", "kappa": 1}
     config = tiny_config("method={name: uni_instruct, divergence: jkl}", "method.divergence=fkl")
     assert config.method == {"name": "uni_instruct", "divergence": "fkl"}
+
+
+def test_checkpoints_of_the_older_head_are_understood():
+    module = prepared("method.divergence=fkl")
+    state = module.state_dict()
+    old = {name: value for name, value in state.items() if not name.startswith("head.")}
+    for before, now in (("norm", 0), ("hidden", 2), ("logit", 4)):
+        for part in ("weight", "bias"):
+            old[f"head.{before}.{part}"] = state[f"head.branches.mid.{now}.{part}"]
+    progress = {"done_steps": 1, "skipped": {}, "skipped_in_a_row": {}}
+    checkpoint = {"state_dict": old, "progress": progress}
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])

@@ -245,7 +245,7 @@ def test_bank_is_kept_refreshed_and_reproduced(build, tmp_path):
     run(again)
     assert torch.equal(again.bank.latents, first)
     # a damaged cache file is drawn again, with the same samples
-    file = files.pop()
+    (file,) = files.pop().iterdir()
     file.write_bytes(file.read_bytes()[:-7])
     repaired = build(divergence="fkl", bank={"size": 3, "refresh_every": 10})
     run(repaired)
@@ -319,7 +319,7 @@ def test_samples_for_pictures(build):
         ({"discriminator": {"backbone": "resnet"}}, "backbone 'resnet'.*teacher"),
         ({"discriminator": {"features": ["up.0"]}}, r"features \['up.0'\].*mid"),
         ({"bank": {"size": 0}}, "system.guidance.bank.size=0 must be at least 1"),
-        ({"bank": {"solver": "euler"}}, "solver 'euler'.*dpm"),
+        ({"bank": {"solver": "euler"}}, "solver='euler'.*dpm"),
         ({"time_sampler": "cosine"}, "sampler='cosine'.*uniform_t"),
         ({"warmup": {"steps": 3, "method": "vsd"}}, "warmup.method='vsd'"),
         ({"gradient_size": {"scale": "max"}}, "mode='max'.*running"),

@@ -154,13 +154,13 @@ def _burst(module, steps: int, *callbacks: Callback) -> None:
     module.cfg.steps = module.done_steps + steps
     build_trainer(module.cfg, None, list(callbacks)).fit(module)
     module.cpu()
-    module.teacher.cpu()
+    module.teacher.to("cpu")
 
 
 def _shares(module) -> dict[str, float]:
     """Shares of time of two steps, every network's calls and backward passes counted."""
     shares = Shares()
-    networks = {"student": module.student, "teacher": module.teacher, "fake score": module.fake}
+    networks = {"student": module.student, "teacher": module.teacher.network, "fake score": module.fake}
     for label, network in networks.items():
         for method in ("forward_with_features", "encode_features"):
             shares.around(network, method, label)

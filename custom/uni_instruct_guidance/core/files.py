@@ -1,13 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and lists in text files."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import naming
+from .errors import UserError, naming
 
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -27,6 +28,38 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def folder_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write(partial)` fills a neighbour folder, which then takes the place of what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        write(partial)
+        if path.exists():
+            os.replace(path, old)  # a folder that is not empty cannot be replaced in one step
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def listed_lines(path: str | Path, what: str) -> tuple[list[str], int]:
+    """Entries of a text file, one a line, and how many blank lines were passed over; lines with # first are comments.
+
+    Raises:
+        UserError: missing, not text, or nothing but blank lines and comments; `what` names the list.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path}: cannot be read: {error}") from error
+    entries = [line for line in lines if line and not line.startswith("#")]
+    if not entries:
+        raise UserError(f"{what} {path}: no prompts, only {len(lines)} blank lines and comments")
+    return entries, sum(not line for line in lines)
 
 
 def _usual_mode() -> int:

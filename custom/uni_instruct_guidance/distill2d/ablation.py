@@ -229,7 +229,9 @@ def assess_teacher(
     return result
 
 
-def run_all(runs: Sequence[Run], jobs: int, progress) -> tuple[list[dict[str, Any]], dict[tuple[str, int], str]]:
+def run_all(
+    runs: Sequence[Run], jobs: int, progress, carry_out: Callable[[Run], dict[str, Any]] = carry_out
+) -> tuple[list[dict[str, Any]], dict[tuple[str, int], str]]:
     """(results of the finished runs in the order given, {(cell, seed): why it failed}).
 
     A run waits for the one it starts from; a failure does not stop the others. `progress` is a tqdm bar over all

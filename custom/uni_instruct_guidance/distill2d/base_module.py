@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 
 from ..core import Schedule
 from ..core.errors import UserError
-from ..teachers.edm import EDMPrecond
+from ..teachers.contract import frozen_twin
+from ..teachers.randomness import Share, StepRandom
 from .config import RunConfig, schedule
 from .data import ImageData, StepSampler, image_loader
-from .ema import averaged_copy, decay_of, update_average
-from .randomness import Share, StepRandom
+from .ema import decay_of, update_average
 
 # After so many updates in a row without a finite gradient, going on is hopeless.
 MAX_SKIPPED_IN_A_ROW = 100
@@ -34,11 +34,11 @@ class StepModule(pl.LightningModule, ABC):
 
     title = "training"
 
-    def __init__(self, cfg: RunConfig, data: ImageData | None, shipped: EDMPrecond):
+    def __init__(self, cfg: RunConfig, data: ImageData | None, shipped: nn.Module):
         super().__init__()
         self.automatic_optimization = False
         self.cfg, self.data = cfg, data
-        self.ema = averaged_copy(shipped)
+        self.ema = frozen_twin(shipped)
         self.done_steps = 0
         self.skipped: dict[str, int] = {}
         self._skipped_in_a_row: dict[str, int] = {}
@@ -48,14 +48,14 @@ class StepModule(pl.LightningModule, ABC):
     # --- for subclasses ---------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def shipped(self) -> EDMPrecond:
+    def shipped(self) -> nn.Module:
         """The network that is averaged and shipped."""
 
     @abstractmethod
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """One step on this process's real images, on the device."""
 
-    def networks(self) -> list[EDMPrecond]:
+    def networks(self) -> list[nn.Module]:
         """Every network that a step evaluates."""
         return [self.shipped()]
 

@@ -126,7 +126,7 @@ class Checkpoints(Callback):
 
     Args:
         out: folder. every: steps; 0 only at the end.
-        export: (module, path) ↦ writes the network to be used. name: of that file.
+        export: (module, path) ↦ writes the network to be used, whole or not at all. name: of that file or folder.
     """
 
     def __init__(self, out: Path, every: int, export: Callable[[StepModule, Path], None], name: str):
@@ -137,7 +137,7 @@ class Checkpoints(Callback):
         if step == module.cfg.steps or (self.every and step % self.every == 0):
             trainer.save_checkpoint(self.out / "last.ckpt")
             if trainer.is_global_zero:
-                atomically(self.out / self.name, lambda partial: self.export(module, partial))
+                self.export(module, self.out / self.name)
 
 
 class Grids(Callback):

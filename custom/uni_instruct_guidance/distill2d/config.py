@@ -13,7 +13,7 @@ from .data import DataConfig
 from .reading import read_config
 
 __all__ = ["PRECISIONS", "BankConfig", "DistillConfig", "EDMConfig", "EMAConfig", "LossScale", "NoiseConfig",
-           "RunConfig", "WarmupConfig", "read_config", "schedule"]  # fmt: skip
+           "RunConfig", "TextConfig", "WarmupConfig", "read_config", "schedule"]  # fmt: skip
 
 # Names of precision and what Lightning calls them: master weights are float32 in all of them.
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -46,7 +46,8 @@ RANGES = {
     "loss_scale": {"*": either(choice(True, False), number(least=0))},
     "warmup": {"*": _EVERY},
     "calibrate_every": _EVERY,
-    "bank": {"count": _COUNT, "steps": whole(least=2), "batch": _COUNT},
+    "bank": {"count": _COUNT, "steps": whole(least=2), "batch": _COUNT, "guidance_scale": number(least=0)},
+    "text": {"t_init": whole(least=0), "rank": _COUNT, "alpha": number(above=0), "width": _COUNT},
     "trainer": TRAINER,
 }
 REAL_SOURCES = {"data": "images of the data set", "teacher": "samples of the teacher's ODE, kept on disk"}
@@ -175,13 +176,45 @@ class BankConfig:
     Args:
         count: pairs of noise and image. steps: noise levels of Heun's method (18: 35 evaluations).
         batch: pairs made at once; also the size of one file.
+        guidance_scale: classifier-free guidance of a text-to-image teacher.
         path: folder that keeps them; null: `bank` in `out`.
     """
 
     count: int = 2048
     steps: int = 18
     batch: int = 512
+    guidance_scale: float = 1.0
     path: str | None = None
+
+
+STUDENTS = {"full": "a copy of the teacher's U-Net", "lora": "low-rank adapters on it"}
+
+
+@dataclass
+class TextConfig:
+    """Text-to-image: the teacher is a Stable-Diffusion-format folder or hub id.
+
+    Args:
+        prompts: text file, one prompt a line; every student sample is asked for one of them.
+        negative: text of the unconditional branch.
+        t_init: index at which g(z) = x̂0(z; t_init, prompt) enters the teacher's chain.
+        student: full | lora; the fake score is what the method's row says (`method.fake_score`).
+        rank, alpha, targets: of LoRA: attention, feedforward, conv, time.
+        features, width: encoder blocks that the discriminator's head reads (down.0 …, mid), channels inside it.
+        reward: clip | aesthetic | FILE.py:FUNCTION, for methods with a reward. reward_options: of it.
+    """
+
+    prompts: str | None = None
+    negative: str = ""
+    t_init: int = 625
+    student: str = "full"
+    rank: int = 64
+    alpha: float = 64.0
+    targets: list[str] = field(default_factory=lambda: ["attention", "conv", "time"])
+    features: list[str] = field(default_factory=lambda: ["mid"])
+    width: int = 64
+    reward: str | None = None
+    reward_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -189,12 +222,14 @@ class DistillConfig(RunConfig):
     """One-step distillation.
 
     Args:
-        teacher: safetensors file of an EDM network. preset: its architecture, if the file does not say.
+        teacher: safetensors file of an EDM network, or a Stable-Diffusion-format folder or hub id.
+        preset: architecture of an EDM network, if the file does not say.
         start: student to begin with instead of the teacher: student.safetensors or last.ckpt of another run (this one
             brings its fake score along).
         method: a row of the core's methods table by name, or {name: …, option: …} with options of the row changed.
         real: images that the discriminator calls real: data | teacher.
-        init_sigma: g(z) = D(init_sigma · z; init_sigma).
+        text: block of `TextConfig`, for a Stable-Diffusion-format teacher.
+        init_sigma: of an EDM student: g(z) = D(init_sigma · z; init_sigma).
         fake_lr: learning rate of fake score and discriminator, number or schedule; null: `lr`.
         student_noise, fake_noise: blocks of `NoiseConfig`, for the objective, and for fake score and discriminator.
         calibrate_every: steps between measurements of the critic's calibration slope on samples it has not seen
@@ -215,10 +250,12 @@ class DistillConfig(RunConfig):
     loss_scale: LossScale = field(default_factory=LossScale)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     bank: BankConfig = field(default_factory=BankConfig)
+    text: TextConfig = field(default_factory=TextConfig)
 
     def check(self) -> None:
         super().check()
         choose("real", self.real, REAL_SOURCES)
+        choose("text.student", self.text.student, STUDENTS)
         for block in ("student_noise", "fake_noise"):
             _named(block, getattr(self, block).build)
 

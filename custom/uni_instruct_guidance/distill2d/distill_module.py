@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core import (
     Method,
+    NoiseProcess,
     RatioWarmup,
     TimeSample,
-    VarianceExploding,
     check_by_parts,
     critic_slope,
     denoising_loss,
@@ -24,33 +26,38 @@ from ..core import (
     regression_loss,
     reward_loss,
 )
-from ..teachers.edm import EDMPrecond, build_network
-from ..teachers.sampling import one_step
-from .bank import TeacherBank, frozen, one_hot_or_none
+from ..teachers.bank import TeacherBank
+from ..teachers.contract import Conditions, DiffusionTeacher, guided
+from ..teachers.randomness import Share, StepRandom
 from .base_module import StepModule
 from .config import DistillConfig, schedule
-from .data import ImageData, to_unit_range
-from .discriminator import DiscriminatorHead
+from .data import ArrayData, ImageData, to_unit_range
+from .families import Family, Reward
 from .methods import one_step_method
-from .randomness import Share, StepRandom
 
-Reward = Callable[[Tensor], Tensor]
+# Names of the discriminator's layers before heads of both families became one.
+OLD_HEAD = {
+    "head.norm.": "head.branches.mid.0.", "head.hidden.": "head.branches.mid.2.",
+    "head.logit.": "head.branches.mid.4.",
+}  # fmt: skip
 
 
 class DistillModule(StepModule):
-    """Trains g(z) = D(init_sigma z; init_sigma) against a frozen teacher.
+    """Trains g(z) = x̂0(scale · z; t_init) against a frozen teacher of either family.
 
     Each step: `fake_updates` updates of fake score and discriminator, then one of the student.
 
     Args:
         cfg: configuration.
-        teacher: EDM network, predicts x̂0.
+        family: how this teacher's kind is asked and shipped.
+        teacher: frozen, predicts x̂0.
         data: real images for the discriminator; None where none are needed or the teacher's samples serve.
-        student, fake: networks to start from; None: copies of the teacher.
-        reward: differentiable [B, C, H, W] ↦ [B], for methods with a reward.
+        student, fake: networks to start from; None: the teacher.
+        reward: differentiable, of samples (EDM: [B, C, H, W] ↦ [B]) or of images in 0..1 and their prompts.
 
     Attributes:
         method: the row with the configuration's options.
+        start: where the generator enters the noise process.
         bank: where the teacher's ODE samples come from; set before training when the method or `real` needs them.
     """
 
@@ -59,43 +66,60 @@ class DistillModule(StepModule):
     def __init__(
         self,
         cfg: DistillConfig,
-        teacher: EDMPrecond,
+        family: Family,
+        teacher: DiffusionTeacher,
         data: ImageData | None,
-        student: EDMPrecond | None = None,
-        fake: EDMPrecond | None = None,
-        reward: Reward | None = None,
+        student: nn.Module | None = None,
+        fake: nn.Module | None = None,
+        reward: Reward | Callable[[Tensor], Tensor] | None = None,
     ):
-        student = trainable_copy(student or teacher, cfg.dropout)
+        student = family.student(teacher, student)
         super().__init__(cfg, data, student)
-        self.method: Method = one_step_method(cfg.method, reward is not None)
+        self.method: Method = one_step_method(cfg.method, reward is not None, family.text)
         self.student = student
-        self.fake = trainable_copy(fake or teacher, cfg.dropout)
+        self.fake = family.fake(teacher, self.method.fake_score, fake)
         self.uses_discriminator = self.method.needs_discriminator
+        self.features: list[str] = []
         if self.uses_discriminator:
             # Its own random numbers: every process, and every run with this seed, starts with the same head.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(cfg.seed)
-                self.head = DiscriminatorHead(teacher.feature_channels)
-        self._unsaved = {"teacher": frozen(teacher), "reward": reward}
-        self.process = VarianceExploding()
+                self.head, self.features = family.head(self.fake)
+        # In a dictionary: kept out of state_dict, and the process's tables stay where levels are drawn, on the CPU.
+        self._unsaved = {
+            "teacher": teacher, "reward": reward, "process": deepcopy(teacher.process), "family": family,
+            "conditions": family.conditions(teacher, data),
+        }  # fmt: skip
+        self.start = family.start(teacher)
         self.student_noise, self.fake_noise = cfg.student_noise.build(), cfg.fake_noise.build()
         self.ratio_warmup = RatioWarmup(cfg.warmup.student + cfg.warmup.ratio, cfg.warmup.ramp)
         for stage in (self.method, *(self.method.at(at) for at, _ in self.method.schedule)):
             check_by_parts(stage.objective, self.process, self.student_noise, lambda option: f"method.{option}")
         self.lr = schedule("lr", cfg.lr)
         self.fake_lr = schedule("fake_lr", cfg.lr if cfg.fake_lr is None else cfg.fake_lr)
-        self.shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
-        self.label_dim = teacher.label_dim
-        self.frequencies = class_frequencies(teacher, data)
         self.bank: TeacherBank | None = None
         self._warned = False
 
     # --- what is needed ---------------------------------------------------------------------------------------------
 
     @property
-    def teacher(self) -> EDMPrecond:
+    def teacher(self) -> DiffusionTeacher:
         """Frozen, and neither saved nor exchanged between processes."""
         return self._unsaved["teacher"]
+
+    @property
+    def process(self) -> NoiseProcess:
+        """The teacher's, on the CPU."""
+        return self._unsaved["process"]
+
+    @property
+    def conditions(self) -> Conditions:
+        """What samples are asked for."""
+        return self._unsaved["conditions"]
+
+    @property
+    def family(self) -> Family:
+        return self._unsaved["family"]
 
     @property
     def needs_bank(self) -> bool:
@@ -104,14 +128,21 @@ class DistillModule(StepModule):
         regresses = any(stage.auxiliary.get("regression") for stage in stages)
         return regresses or (self.uses_discriminator and self.cfg.real == "teacher")
 
-    def shipped(self) -> EDMPrecond:
+    def shipped(self) -> nn.Module:
         return self.student
 
-    def networks(self) -> list[EDMPrecond]:
+    def networks(self) -> list:
         return [self.student, self.fake, self.teacher]
 
     def updates_with_data(self) -> int:
         return self.method.fake_updates if self.uses_discriminator else 0
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        for old, new in OLD_HEAD.items():
+            for name in [name for name in state if name.startswith(old)]:
+                state[new + name.removeprefix(old)] = state.pop(name)
 
     def configure_optimizers(self):
         critic = [*self.fake.parameters(), *(self.head.parameters() if self.uses_discriminator else [])]
@@ -127,7 +158,8 @@ class DistillModule(StepModule):
             self.trainer.strategy.barrier()
             self.bank.load()
             if self.cfg.real == "teacher":
-                self.data = self.bank.as_data()
+                rows = self.bank.rows if self.conditions.count else None
+                self.data = ArrayData("teacher samples", self.bank.x0, rows)
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -154,12 +186,20 @@ class DistillModule(StepModule):
             critic.requires_grad_(True)
         self.guarded_step("student", student_optimizer, self.lr)
 
-    def _draw(self, random: StepRandom, share: Share) -> tuple[Tensor, Tensor | None]:
-        """Unit noise z and one-hot labels of student samples."""
-        labels = None
-        if self.label_dim:
-            labels = one_hot_or_none(random.labels("labels", share, self.frequencies).to(self.device), self.label_dim)
-        return random.normal("z", share, self.shape), labels
+    def generate(self, network: nn.Module, z: Tensor, condition) -> Tensor:
+        """g(z) of a network, differentiable."""
+        return self.start(lambda *inputs: network.denoise(*inputs)[0], z, condition)
+
+    def _draw(self, random: StepRandom, share: Share) -> tuple[Tensor, Tensor]:
+        """Unit noise z of student samples, and the rows they are asked for."""
+        rows = torch.zeros(share.count, dtype=torch.long)
+        if self.conditions.count:
+            rows = random.labels("labels", share, self.conditions.frequencies)
+        return random.normal("z", share, self.teacher.shape), rows
+
+    def _null(self, rows: Tensor, *scales: float):
+        """The unconditional branch, where a guidance scale asks for it."""
+        return self.conditions.null(rows, self.device) if set(scales) != {1.0} else None
 
     def _levels(self, sampler, random: StepRandom, share: Share, boundary: float | None = None) -> TimeSample:
         """Noise levels, [share.count] each, on the device; drawn for the whole batch."""
@@ -167,26 +207,30 @@ class DistillModule(StepModule):
         drawn = sampler.sample(self.process, share.total, self.done_steps, generator, boundary=boundary)
         return drawn.map(lambda values: share.of(values).to(self.device))
 
+    def _diffuse(self, x0: Tensor, levels: TimeSample, random: StepRandom, share: Share, name: str = "eps") -> Tensor:
+        eps = random.normal(name, share, self.teacher.shape)
+        return per_sample(levels.alpha, x0) * x0 + per_sample(levels.sigma, x0) * eps
+
     def _fake_losses(self, micro: list[Share], real, random: StepRandom) -> Iterator[Tensor]:
-        """Denoising loss on student samples, and cross-entropy against real images at the same noise levels."""
+        """Denoising loss on student samples, and cross-entropy against real samples at the same noise levels."""
         scale, first = self.cfg.loss_scale, micro[0].first
+        guidance = self.method.at(self.done_steps).guidance.fake_train
         for share in micro:
-            z, labels = self._draw(random, share)
+            z, rows = self._draw(random, share)
+            condition, null = self.conditions.of(rows, self.device), self._null(rows, guidance)
             with torch.no_grad():
-                x0 = one_step(self.student, z, labels, self.cfg.init_sigma)
-            sigma = self._levels(self.fake_noise, random, share).sigma
-            x_t = x0 + per_sample(sigma, x0) * random.normal("eps", share, self.shape)
-            x0_fake, features = self.fake.forward_with_features(x_t, sigma, labels)
-            denoising = denoising_loss(
-                x0_fake, x0, torch.ones_like(sigma), sigma, "edm", sigma_data=self.teacher.sigma_data
-            ).mean()
+                x0 = self.generate(self.student, z, condition)
+            levels = self._levels(self.fake_noise, random, share)
+            x_t = self._diffuse(x0, levels, random, share)
+            x0_fake, features = guided(self.fake.denoise, x_t, levels.t, condition, null, guidance, self.features)
+            denoising = denoising_loss(x0_fake, x0, levels.alpha, levels.sigma, **self.teacher.denoising).mean()
             loss, log = scale.fake_score * denoising, {"loss/fake_score": denoising}
             if self.uses_discriminator:
                 mine = slice(share.first - first, share.first - first + share.count)
                 images = to_unit_range(real[0][mine])
-                classes = one_hot_or_none(real[1][mine] if self.label_dim else None, self.label_dim)
-                real_t = images + per_sample(sigma, images) * random.normal("real_eps", share, self.shape)
-                logit_real = self.head(self.fake.encode_features(real_t, sigma, classes))
+                asked = self.conditions.of(real[1][mine] if self.conditions.count else None, self.device)
+                real_t = self._diffuse(images, levels, random, share, "real_eps")
+                logit_real = self.head(self.fake.read_features(real_t, levels.t, asked, self.features))
                 logit_fake = self.head(features)
                 adversarial = discriminator_loss(logit_real, logit_fake).mean()
                 loss = loss + scale.discriminator * adversarial
@@ -198,24 +242,30 @@ class DistillModule(StepModule):
     def _student_losses(self, micro: list[Share], method: Method, random: StepRandom) -> Iterator[Tensor]:
         """The method's objective and what it adds."""
         for share in micro:
-            z, labels = self._draw(random, share)
-            x0 = one_step(self.student, z, labels, self.cfg.init_sigma)
-            loss, log = self._objective_and_gan(x0, labels, method, random, share)
+            z, rows = self._draw(random, share)
+            condition = self.conditions.of(rows, self.device)
+            x0 = self.generate(self.student, z, condition)
+            loss, log = self._objective_and_gan(x0, rows, condition, method, random, share)
             if method.auxiliary.get("regression"):
                 regression = self._regression(random, share)
                 loss = loss + method.auxiliary["regression"] * regression
                 log["loss/regression"] = regression
             if method.auxiliary.get("reward"):
-                reward = reward_loss(x0, self._unsaved["reward"]).mean()
+                reward = reward_loss(x0, partial(self._reward, rows=rows)).mean()
                 loss = loss + method.auxiliary["reward"] * reward
                 log["loss/reward"] = reward
             self.add_scalars({"loss/student": loss, **log}, share.count / self.cfg.batch)
             yield loss
 
-    def _objective_and_gan(self, x0, labels, method, random, share) -> tuple[Tensor, dict[str, Tensor]]:
+    def _reward(self, x0: Tensor, rows: Tensor) -> Tensor:
+        """A text-to-image reward sees pictures and prompts, an EDM one the samples themselves."""
+        reward = self._unsaved["reward"]
+        return reward(self.teacher.decode(x0), self.conditions.texts(rows)) if self.family.text else reward(x0)
+
+    def _objective_and_gan(self, x0, rows, condition, method, random, share) -> tuple[Tensor, dict[str, Tensor]]:
         """One pass of teacher and fake score at x_t gives the score gap, log r and the adversarial term."""
         scale, ready = self.cfg.loss_scale, self.ratio_warmup.factor(self.done_steps)
-        estimator = self.ratio_warmup.in_force(method.objective, self.done_steps)
+        estimator, guidance = self.ratio_warmup.in_force(method.objective, self.done_steps), method.guidance
         weight = scale.student / (x0[0].numel() if scale.per_pixel else 1)
         gan = method.auxiliary.get("gan", 0.0) * ready
         needs_ratio = bool(weight and ready) and estimator.needs_ratio
@@ -223,20 +273,21 @@ class DistillModule(StepModule):
         every = self.cfg.calibrate_every
         calibrate = needs_ratio and bool(every) and self.done_steps % every == 0
         levels = self._levels(self.student_noise, random, share, estimator.boundary_share)
-        sigma = levels.sigma
-        x_t = x0 + per_sample(sigma, x0) * random.normal("eps", share, self.shape)
+        null = self._null(rows, guidance.teacher, guidance.fake)
+        x_t = self._diffuse(x0, levels, random, share)
         loss, log = 0.0 * x0.sum(), {}
         with torch.set_grad_enabled(through_networks or gan > 0 or calibrate):
+            asked = x_t, levels.t, condition
             if weight:
-                x0_fake, features = self.fake.forward_with_features(x_t, sigma, labels)
+                x0_fake, features = guided(self.fake.denoise, *asked, null, guidance.fake, self.features)
             elif gan:
-                features = self.fake.encode_features(x_t, sigma, labels)
+                features = self.fake.read_features(*asked, self.features)
             logit = self.head(features) if gan or needs_ratio else None
         if weight:
             with torch.set_grad_enabled(through_networks):
-                x0_teacher = self.teacher(x_t, sigma, labels)
+                x0_teacher = self.teacher.guided(*asked, null, guidance.teacher)
             out = objective(
-                estimator, x0=x0, x0_teacher=x0_teacher, x0_fake=x0_fake, alpha=levels.alpha, sigma=sigma,
+                estimator, x0=x0, x0_teacher=x0_teacher, x0_fake=x0_fake, alpha=levels.alpha, sigma=levels.sigma,
                 log_r=self.ratio_warmup(logit, self.done_steps) if needs_ratio else None,
                 log_snr_density=levels.log_snr_density, slopes=levels.slopes,
             )  # fmt: skip
@@ -249,7 +300,7 @@ class DistillModule(StepModule):
             if calibrate:
                 # The student's samples of this step are new to the critic.
                 (slope,) = torch.autograd.grad(logit.sum(), x_t, retain_graph=True)
-                log["critic/slope"] = critic_slope(slope, x0_teacher, x0_fake, levels.alpha, sigma)
+                log["critic/slope"] = critic_slope(slope, x0_teacher, x0_fake, levels.alpha, levels.sigma)
                 slope = float(log["critic/slope"])
                 self._warn_once(poor_calibration(slope, estimator, "method.gradient", "warmup.student"))
         if gan:
@@ -268,21 +319,6 @@ class DistillModule(StepModule):
         bank = self.bank
         drawn = torch.randint(len(bank.x0), (share.total,), generator=random.generator("pairs"))
         which = share.of(drawn)
-        labels = one_hot_or_none(bank.labels[which].to(self.device), self.label_dim)
-        generated = one_step(self.student, bank.noise[which].to(self.device), labels, self.cfg.init_sigma)
+        condition = self.conditions.of(bank.rows[which] if self.conditions.count else None, self.device)
+        generated = self.generate(self.student, bank.noise[which].to(self.device), condition)
         return regression_loss(generated, bank.x0[which].to(self.device)).mean()
-
-
-def trainable_copy(network: EDMPrecond, dropout: float) -> EDMPrecond:
-    """A copy with gradients, in training mode, with its own dropout."""
-    copy = build_network(network.config, dropout=dropout)
-    copy.load_state_dict(network.state_dict())
-    return copy.to(next(network.parameters()).device).requires_grad_(True).train()
-
-
-def class_frequencies(teacher: EDMPrecond, data: ImageData | None) -> Tensor | None:
-    """Class probabilities of student samples: the data's, uniform without data, None for an unconditional teacher."""
-    if not teacher.label_dim:
-        return None
-    found = None if data is None else data.class_frequencies()
-    return torch.full((teacher.label_dim,), 1 / teacher.label_dim) if found is None else found

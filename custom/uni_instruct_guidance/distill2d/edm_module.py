@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..core import VarianceExploding, denoising_loss, per_sample
 from ..teachers.edm import EDMPrecond
-from .bank import one_hot_or_none
+from ..teachers.edm.teacher import one_hot_or_none
+from ..teachers.randomness import Share, StepRandom
 from .base_module import StepModule
 from .config import EDMConfig, schedule
 from .data import ImageData, to_unit_range
-from .randomness import Share, StepRandom
 
 
 class EDMModule(StepModule):

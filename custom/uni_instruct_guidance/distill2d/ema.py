@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import nn
-
-
-def averaged_copy(network: nn.Module) -> nn.Module:
-    """A frozen copy in evaluation mode that receives the average."""
-    return deepcopy(network).eval().requires_grad_(False)
 
 
 def decay_of(batch: int, images_seen: int, halflife_kimg: float, rampup: float) -> float:

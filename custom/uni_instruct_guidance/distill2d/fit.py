@@ -165,10 +165,9 @@ def strategy_for(arguments: dict[str, Any]) -> Any:
 
 
 def compile_networks(module: StepModule) -> None:
-    """torch.compile of every network's two halves; parameter names stay."""
+    """torch.compile of what trains; parameter names stay."""
     for network in module.networks():
-        network.model.encode = torch.compile(network.model.encode)
-        network.model.decode = torch.compile(network.model.decode)
+        network.compile_parts()
 
 
 def check_resume(cfg: RunConfig, out: Path | None) -> Path | None:
@@ -187,7 +186,8 @@ def check_resume(cfg: RunConfig, out: Path | None) -> Path | None:
     done = checkpoint["progress"]["done_steps"]
     if done > cfg.steps:
         raise UserError(f"out={str(out)!r} holds a run of {done} steps, steps={cfg.steps} is less; choose another out")
-    before, now = (flat(config) for config in (checkpoint["config"], dataclasses.asdict(cfg)))
+    usual = flat(dataclasses.asdict(type(cfg)()))  # of keys that are younger than the run
+    before, now = ({**usual, **flat(config)} for config in (checkpoint["config"], dataclasses.asdict(cfg)))
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and not _free(key)]
     if changed:
         key = changed[0]

@@ -19,19 +19,21 @@ FAKE_SCORE_REASONS = {
 AUXILIARY_REASONS = {"data_fidelity": "it solves an inverse problem and needs a measurement"}
 
 
-def reason_against(method: Method, has_reward: bool = False) -> str | None:
-    """Why a method cannot train a one-step generator from an EDM teacher; None if it can."""
+def reason_against(method: Method, has_reward: bool = False, text: bool = False) -> str | None:
+    """Why a method cannot train a one-step generator from an EDM teacher, or a text-to-image one; None if it can."""
     stages = [method, *(method.at(step) for step, _ in method.schedule)]
     for stage in stages:
-        if stage.fake_score in FAKE_SCORE_REASONS:
+        if stage.fake_score in FAKE_SCORE_REASONS and not (text and stage.fake_score == "lora"):
             return FAKE_SCORE_REASONS[stage.fake_score]
         for name, reason in AUXILIARY_REASONS.items():
             if stage.auxiliary.get(name):
                 return reason
         if stage.auxiliary.get("reward") and not has_reward:
+            if text:
+                return "it needs a reward; set text.reward (clip | aesthetic | FILE.py:FUNCTION)"
             return "it needs a reward, which only Python callers can give: distill(config, reward=...)"
         scales = stage.guidance
-        if {scales.teacher, scales.fake, scales.fake_train} != {1.0}:
+        if not text and {scales.teacher, scales.fake, scales.fake_train} != {1.0}:
             return (
                 "it needs classifier-free guidance, and EDM networks have no unconditional branch; "
                 "guidance_teacher=1 guidance_fake=1 guidance_fake_train=1 do without"
@@ -39,17 +41,18 @@ def reason_against(method: Method, has_reward: bool = False) -> str | None:
     return None
 
 
-def applicable(has_reward: bool = False) -> list[str]:
+def applicable(has_reward: bool = False, text: bool = False) -> list[str]:
     """Names of the rows that apply as they are."""
-    return [name for name, row in METHODS.items() if reason_against(row, has_reward) is None]
+    return [name for name, row in METHODS.items() if reason_against(row, has_reward, text) is None]
 
 
-def one_step_method(spec: str | Mapping[str, Any] | Method, has_reward: bool = False) -> Method:
+def one_step_method(spec: str | Mapping[str, Any] | Method, has_reward: bool = False, text: bool = False) -> Method:
     """The method that `method:` of a configuration asks for.
 
     Args:
         spec: name, {name: …, option: …}, or a ready row.
         has_reward: a reward is given.
+        text: the teacher draws from prompts, so that guidance and LoRA are at hand.
     Raises:
         ValueError: unknown name or option, or a row that does not apply; with the reason and the choices.
     """
@@ -59,16 +62,16 @@ def one_step_method(spec: str | Mapping[str, Any] | Method, has_reward: bool = F
         block = {"name": spec} if isinstance(spec, str) else _block(spec)
         check(RANGES, block, "method.")
         if "name" not in block:
-            raise ValueError(f"method.name is missing; choose one of {', '.join(applicable(has_reward))}")
+            raise ValueError(f"method.name is missing; choose one of {', '.join(applicable(has_reward, text))}")
         try:
             method = get_method(**block)
         except (TypeError, ValueError) as error:
             raise ValueError(f"method: {error}") from error
-    reason = reason_against(method, has_reward)
+    reason = reason_against(method, has_reward, text)
     if reason:
         raise ValueError(
             f"method={method.name!r} does not apply to one-step distillation: {reason}; choose one of "
-            f"{', '.join(applicable(has_reward))}"
+            f"{', '.join(applicable(has_reward, text))}"
         )
     return method
 

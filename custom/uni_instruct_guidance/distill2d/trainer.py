@@ -8,36 +8,46 @@ result = distill(config, quiet=True)   # result.network(init_sigma * z, init_sig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import UserError, require_writable
+from ..core.files import atomically
+from ..teachers.bank import TeacherBank
+from ..teachers.contract import Conditions, DiffusionTeacher
 from ..teachers.edm import EDMPrecond, build_network
-from ..teachers.edm.checkpoint import load_edm, read_header, save_edm
-from ..teachers.sampling import HeunSampler, balanced_labels, one_step
-from .bank import TeacherBank, one_hot_or_none
-from .callbacks import read_checkpoint
+from ..teachers.edm.checkpoint import save_edm
+from ..teachers.edm.teacher import ClassConditions, EDMTeacher
+from ..teachers.fingerprint import of_settings
+from ..teachers.randomness import Share, StepRandom
+from ..teachers.sampling import HeunSampler, balanced_labels
 from .config import DistillConfig, EDMConfig, read_config
 from .data import DataConfig, ImageData, load_data
-from .distill_module import DistillModule, Reward
+from .distill_module import DistillModule
 from .edm_module import EDMModule
+from .families import Reward, family_of
 from .fit import Outputs, Result, check_resume, fit
 from .methods import one_step_method
-from .randomness import Share, StepRandom
 
 __all__ = ["DataConfig", "DistillConfig", "DistillModule", "EDMConfig", "EDMModule", "Result", "UserError",
            "build_distill_module", "build_edm_module", "distill", "read_config", "train_edm"]  # fmt: skip
 
 
+# Pictures of a grid drawn at once; ODE steps of the teacher's grid: 20 guided ones for prompts, 18 of Heun for EDM.
+GRID_BATCH = 100
+TEACHER_STEPS = {True: 20, False: 18}
+
+
 def distill(
     cfg: DistillConfig,
     *,
-    teacher: EDMPrecond | None = None,
+    teacher: EDMPrecond | DiffusionTeacher | None = None,
     data: ImageData | None = None,
-    start: EDMPrecond | None = None,
-    reward: Reward | None = None,
+    start: nn.Module | None = None,
+    reward: Reward | Callable[[Tensor], Tensor] | None = None,
     quiet: bool = False,
 ) -> Result:
     """Distil a teacher into a one-step student.
@@ -56,8 +66,7 @@ def distill(
     cfg.check()
     check_resume(cfg, _folder(cfg))
     module = build_distill_module(cfg, teacher=teacher, data=data, start=start, reward=reward)
-    outputs = Outputs("student.safetensors", _export(init_sigma=str(cfg.init_sigma)), draw_student,
-                      {"teacher": draw_teacher})  # fmt: skip
+    outputs = Outputs(module.family.file, module.family.export, draw_student, {"teacher": draw_teacher})
     return fit(module, outputs, quiet)
 
 
@@ -65,40 +74,53 @@ def train_edm(cfg: EDMConfig, *, data: ImageData | None = None, quiet: bool = Fa
     """Train an EDM network on images; arguments and errors as `distill`."""
     cfg.check()
     check_resume(cfg, _folder(cfg))
-    outputs = Outputs("network.safetensors", _export(), lambda module: _heun_grid(module.ema, module))
+    outputs = Outputs("network.safetensors", _export, _draw_network)
     return fit(build_edm_module(cfg, data=data), outputs, quiet)
 
 
 def build_distill_module(
     cfg: DistillConfig,
     *,
-    teacher: EDMPrecond | None = None,
+    teacher: EDMPrecond | DiffusionTeacher | None = None,
     data: ImageData | None = None,
-    start: EDMPrecond | None = None,
-    reward: Reward | None = None,
+    start: nn.Module | None = None,
+    reward: Reward | Callable[[Tensor], Tensor] | None = None,
 ) -> DistillModule:
     """The module of `distill`, everything read and checked, nothing trained."""
-    method = one_step_method(cfg.method, reward is not None)
+    family = family_of(cfg, teacher)
+    reward = family.reward() if reward is None else reward
+    method = one_step_method(cfg.method, reward is not None, family.text)
     if cfg.loss_scale.student == 0 and not any(method.auxiliary.values()):
         raise UserError(f"loss_scale.student=0 leaves method={method.name!r} nothing to learn from: it has no "
                         "auxiliary term; choose a method with one, e.g. uni_instruct (gan)")  # fmt: skip
+    if family.text and method.needs_discriminator and cfg.real == "data":
+        raise UserError("real=data: a text-to-image discriminator needs captioned pictures, which are not read yet; "
+                        "choose real=teacher (samples of the teacher's ODE)")  # fmt: skip
     if data is None and method.needs_discriminator and cfg.real == "data":
         data = load_data(cfg.data)
-    if teacher is None:
-        if not cfg.teacher:
-            raise UserError("teacher is missing: a safetensors file of an EDM network, e.g. from scripts/train_edm.py")
-        teacher = load_edm(cfg.teacher, cfg.preset)
+    if isinstance(teacher, EDMPrecond):
+        teacher = EDMTeacher(teacher)
+    teacher = family.teacher() if teacher is None else teacher
     if data is not None:
-        check_fit(data, teacher, "teacher")
+        check_fit(data, teacher.network, "teacher")
     fake = None
     if start is None and cfg.start:
-        start, fake = load_start(Path(cfg.start), teacher, cfg.init_sigma)
-    module = DistillModule(cfg, teacher, data, start, fake, reward)
+        start, fake = family.begin(Path(cfg.start), teacher)
+    module = DistillModule(cfg, family, teacher, data, start, fake, reward)
     if module.needs_bank:
         folder = cfg.bank.path or (Path(cfg.out or "outputs/distill2d") / "bank")
         require_writable("bank.path", folder)
-        module.bank = TeacherBank(cfg.bank, Path(folder), teacher, module.frequencies, cfg.seed)
+        identity = [cfg.text.prompts and conditions_identity(module), cfg.text.negative]
+        module.bank = TeacherBank(
+            teacher, module.conditions, folder, count=cfg.bank.count, batch=cfg.bank.batch, steps=cfg.bank.steps,
+            scale=cfg.bank.guidance_scale, seed=cfg.seed, identity=identity,
+        )  # fmt: skip
     return module
+
+
+def conditions_identity(module: DistillModule) -> str:
+    """Of the prompts by their text: the file may change under its name."""
+    return of_settings(module.conditions.texts(torch.arange(module.conditions.count)))
 
 
 def build_edm_module(cfg: EDMConfig, *, data: ImageData | None = None) -> EDMModule:
@@ -126,64 +148,56 @@ def check_fit(data: ImageData, network: EDMPrecond, name: str) -> None:
         raise UserError(f"data ({data.name}) has {found}, the {name} has {network.label_dim} classes")
 
 
-def load_start(path: Path, teacher: EDMPrecond, init_sigma: float) -> tuple[EDMPrecond, EDMPrecond | None]:
-    """Student, and the fake score where the file has one (last.ckpt); both with the teacher's architecture."""
-    if not path.is_file():
-        raise UserError(f"start={str(path)!r} does not exist")
-    if path.suffix != ".ckpt":
-        _same_sigma(path, read_header(path).get("init_sigma"), init_sigma)
-        return load_edm(path, teacher.config), None
-    checkpoint = read_checkpoint(path)
-    _same_sigma(path, checkpoint["config"].get("init_sigma"), init_sigma)
-    state = checkpoint["state_dict"]
-    return tuple(_from_state(state, prefix, path, teacher) for prefix in ("ema.", "fake."))
-
-
-def _same_sigma(path: Path, found: str | float | None, wanted: float) -> None:
-    if found is not None and float(found) != wanted:
-        raise UserError(f"start={str(path)!r} was distilled with init_sigma={float(found)}, not {wanted}")
-
-
-def _from_state(state: dict[str, Tensor], prefix: str, path: Path, teacher: EDMPrecond) -> EDMPrecond:
-    network = build_network(teacher.config)
-    tensors = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"start={str(path)!r} holds no {prefix[:-1]} of the teacher's architecture") from error
-    return network
-
-
 # --- pictures and files -----------------------------------------------------------------------------------------------
 
 
-def _grid_inputs(module, network: EDMPrecond) -> tuple[Tensor, Tensor | None]:
-    """The same noise and classes for every grid of a run."""
+def grid_rows(conditions: Conditions, count: int) -> Tensor:
+    """Rows spread evenly over all there are: classes in turn, prompts at equal distances of their list."""
+    if conditions.count <= count:
+        return balanced_labels(count, max(conditions.count, 1))
+    return torch.arange(count) * conditions.count // count
+
+
+def _grid_inputs(module, shape: tuple[int, int, int], conditions: Conditions) -> tuple[Tensor, Tensor]:
+    """The same noise and rows for every grid of a run."""
     count = module.cfg.grid
-    shape = (network.img_channels, network.img_resolution, network.img_resolution)
     z = StepRandom(module.cfg.seed, 0, "grid").normal("z", Share(0, count, count), shape).to(module.device)
-    labels = balanced_labels(count, network.label_dim).to(module.device) if network.label_dim else None
-    return z, one_hot_or_none(labels, network.label_dim)
+    return z, grid_rows(conditions, count)
 
 
 @torch.no_grad()
 def draw_student(module: DistillModule) -> Tensor:
-    """One-step samples of the averaged student."""
-    z, labels = _grid_inputs(module, module.ema)
-    return one_step(module.ema, z, labels, module.cfg.init_sigma)
+    """One-step pictures of the averaged student, [N, C, H, W] in −1..1."""
+    z, rows = _grid_inputs(module, module.teacher.shape, module.conditions)
+    pictures = []
+    for part, asked in zip(z.split(GRID_BATCH), rows.split(GRID_BATCH)):
+        x0 = module.generate(module.ema, part, module.conditions.of(asked, module.device))
+        pictures.append(module.teacher.decode(x0) * 2 - 1)
+    return torch.cat(pictures)
 
 
+@torch.no_grad()
 def draw_teacher(module: DistillModule) -> Tensor:
-    """The teacher's samples from the same noise, 35 evaluations each."""
-    return _heun_grid(module.teacher, module)
+    """The teacher's pictures from the same noise along its ODE, guided as the bank is."""
+    z, rows = _grid_inputs(module, module.teacher.shape, module.conditions)
+    scale, steps = module.cfg.bank.guidance_scale, TEACHER_STEPS[module.family.text]
+    pictures = []
+    for part, asked in zip(z.split(GRID_BATCH), rows.split(GRID_BATCH)):
+        null = module.conditions.null(asked, module.device) if scale != 1.0 else None
+        x0 = module.teacher.solve(part, module.conditions.of(asked, module.device), null, scale, steps)
+        pictures.append(module.teacher.decode(x0) * 2 - 1)
+    return torch.cat(pictures)
 
 
-def _heun_grid(network: EDMPrecond, module) -> Tensor:
-    return HeunSampler()(network, *_grid_inputs(module, network))
+def _draw_network(module: EDMModule) -> Tensor:
+    network = module.ema
+    conditions = ClassConditions(network.label_dim)
+    z, rows = _grid_inputs(module, (network.img_channels, network.img_resolution, network.img_resolution), conditions)
+    return HeunSampler()(network, z, conditions.of(rows, module.device))
 
 
-def _export(**notes: str):
-    return lambda module, path: save_edm(path, module.ema, steps=str(module.done_steps), **notes)
+def _export(module: EDMModule, path: Path) -> None:
+    atomically(path, lambda partial: save_edm(partial, module.ema, steps=str(module.done_steps)))
 
 
 def _folder(cfg) -> Path | None:

@@ -14,9 +14,9 @@ from threestudio.utils.config import parse_structured
 
 from ..core import Method, get_method
 from ..core.methods import AUXILIARY
-from ..teachers.bank import BankConfig
 from ..teachers.discriminator import DiscriminatorConfig
 from ..teachers.stable_diffusion.fake_score import FakeScoreConfig
+from .bank import BankConfig
 
 # Additions of the methods table that a 3D model can supply; the others need data that it does not have.
 AUXILIARY_IN_3D = ("gan", "reward")

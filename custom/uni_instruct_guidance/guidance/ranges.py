@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..core.methods import RANGES as METHOD
 from ..core.ranges import Table, number, or_null, scheduled, whole
-from ..teachers.bank import RANGES as BANK
 from ..teachers.discriminator import RANGES as DISCRIMINATOR
 from ..teachers.stable_diffusion.fake_score import RANGES as FAKE_SCORE
+from .bank import RANGES as BANK
 
 COUNT, STEPS, SCALE = whole(least=1), whole(least=0), number(least=0)
 FRACTION = scheduled(number(least=0, most=1))

@@ -31,11 +31,11 @@ from ..core.fake_score import denoising_loss
 from ..core.ranges import check
 from ..core.ratio import RatioWarmup, discriminator_loss, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
-from ..teachers.bank import SampleBank
+from ..teachers.sampling import solve_discrete
 from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.networks import Condition, Networks
-from ..teachers.stable_diffusion.solvers import sample_latents
 from ..teachers.stable_diffusion.teacher import Teacher
+from .bank import SampleBank
 from .config import GuidanceFields, build_method, parse_blocks
 from .prompts import condition_of, direction_indices, direction_texts
 from .ranges import GUIDANCE
@@ -326,10 +326,11 @@ class UniInstructGuidance(BaseModule):
         """What the teacher draws for these views: images [B, H, W, 3] in 0..1."""
         cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
         condition = self._condition(prompt_utils, cameras)
-        text = torch.cat([condition.text, condition.uncond])
-        return self._draw(
-            lambda x_t, t: self.teacher.predict_x0_guided(x_t, t, text, self.guidance_scale), elevation, seed
-        )
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.teacher.guided(x_t, t, condition.text, condition.uncond, self.guidance_scale)
+
+        return self._draw(predict, elevation, seed)
 
     @torch.no_grad()
     def sample_lora(self, prompt_utils, elevation, azimuth, camera_distances, seed: int = 0, **batch):
@@ -347,5 +348,6 @@ class UniInstructGuidance(BaseModule):
     def _draw(self, predict, elevation: Tensor, seed: int) -> Float[Tensor, "B H W 3"]:
         generator = torch.Generator().manual_seed(seed)
         steps, solver = self.blocks.bank.steps, self.blocks.bank.solver
-        latents = sample_latents(self.teacher, predict, len(elevation), steps=steps, generator=generator, solver=solver)
+        noise = torch.randn((len(elevation), *self.teacher.shape), generator=generator).to(self.teacher.device)
+        latents = solve_discrete(self.teacher.scheduler_config, predict, noise, steps=steps, solver=solver)
         return self.teacher.decode(latents).permute(0, 2, 3, 1)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.files import listed_lines
 from .aesthetic import AestheticScorer
 from .clip import ClipScorer, clip_numbers, first_in_list
 from .preferences import preference_scores, t3bench_quality
@@ -90,15 +91,8 @@ def read_prompts(path: str | Path) -> tuple[list[str], int]:
     Raises:
         ValueError: missing, not text, nothing but blank lines and comments, or a prompt twice.
     """
-    path = Path(path)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompt list {path}: cannot be read: {error}") from error
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise ValueError(f"prompt list {path}: no prompts, only {len(lines)} blank lines and comments")
+    prompts, blank = listed_lines(path, "prompt list")
     twice = sorted({prompt for prompt in prompts if prompts.count(prompt) > 1})
     if twice:
         raise ValueError(f"prompt list {path}: {twice[0]!r} is there twice; it could not come first")
-    return prompts, sum(not line for line in lines)
+    return prompts, blank

@@ -1,139 +1,109 @@
-"""The bank of teacher samples: the "real" latents of Algorithm 2, per view-dependent prompt, kept on disk."""
+"""Pairs of noise and the teacher's ODE solution, made once, kept on disk in shards, shared by all processes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core.errors import UserError
 from ..core.files import atomically
-from ..core.ranges import check, number, whole
-from .stable_diffusion.checks import check_safetensors
-from .stable_diffusion.solvers import sample_latents
-from .stable_diffusion.teacher import Teacher
+from .contract import Conditions, DiffusionTeacher
+from .fingerprint import of_settings
+from .randomness import Share, StepRandom
 
 
-@dataclass
-class BankConfig:
-    """How teacher samples are made and kept.
-
-    size: samples per view-dependent prompt.
-    steps, solver: ODE solver calls per sample.
-    guidance_scale: classifier-free guidance while sampling (Algorithm 2 uses the teacher's own).
-    refresh_every: steps of training after which the bank is drawn anew (0: never).
-    seed: fixes the samples; with the refresh count it makes every bank reproducible, so a resumed run sees the same.
-    batch_size: samples drawn at once.
-    """
-
-    size: int = 16
-    steps: int = 20
-    solver: str = "dpm++"
-    guidance_scale: float = 7.5
-    refresh_every: int = 0
-    seed: int = 0
-    batch_size: int = 16
-
-
-# Numbers of a BankConfig, see core/ranges.py.
-RANGES = {
-    "size": whole(least=1),
-    "steps": whole(least=1),
-    "guidance_scale": number(least=0),
-    "refresh_every": whole(least=0),
-    "seed": whole(least=0),
-    "batch_size": whole(least=1),
-}
-
-
-class SampleBank:
-    """Latents [n_prompts, size, C, h, w] drawn from the teacher once and cached in `folder`.
+class TeacherBank:
+    """Triples (z, x_0, row): x_0 is the end of the probability-flow ODE from noise z under the row's condition.
 
     Args:
-        teacher: where samples come from.
-        text: conditional embeddings of the n_prompts view-dependent prompts, then their unconditional ones.
-        cfg: see BankConfig.
-        folder: cache folder; one safetensors file per (teacher, prompts, settings, refresh).
+        teacher, conditions: who draws, and what for.
+        count: pairs; batch: made at once, and kept in one file.
+        steps, scale: of the ODE solver, and its classifier-free guidance.
+        seed: of noise and rows.
+        folder: a sub-folder per (teacher, settings) keeps different banks apart.
+        rows: (share, random) ↦ [share.count] rows of `conditions`; default: by their frequencies.
+        identity: whatever else decides the pairs, for the sub-folder's name.
     """
 
-    def __init__(self, teacher: Teacher, text: Float[Tensor, "2*P L D"], cfg: BankConfig, folder: str | Path) -> None:
-        check(RANGES, cfg, "bank.")
-        self.teacher, self.text, self.cfg, self.folder = teacher, text, cfg, Path(folder)
-        self.refresh_count = -1
-        self.latents: Tensor | None = None
+    def __init__(
+        self,
+        teacher: DiffusionTeacher,
+        conditions: Conditions,
+        folder: str | Path,
+        *,
+        count: int,
+        batch: int,
+        steps: int,
+        scale: float = 1.0,
+        seed: int = 0,
+        rows: Callable[[Share, StepRandom], Tensor] | None = None,
+        identity: Any = None,
+        **solver: Any,
+    ) -> None:
+        self.teacher, self.conditions, self.count, self.batch = teacher, conditions, count, batch
+        self.steps, self.scale, self.seed, self.solver = steps, scale, seed, solver
+        self._rows = rows or self._by_frequency
+        frequencies = None if conditions.frequencies is None else conditions.frequencies.tolist()
+        settings = [count, batch, steps, scale, seed, frequencies, solver, identity, teacher.fingerprint()]
+        self.folder = Path(folder) / of_settings(settings)[:16]
+        self.noise = self.x0 = self.rows = None
 
-    def update(self, global_step: int) -> None:
-        """Make the bank of this step's refresh period current: read it from disk or draw it."""
-        count = global_step // self.cfg.refresh_every if self.cfg.refresh_every else 0
-        if count != self.refresh_count:
-            self.latents = self._load_or_draw(count).to(self.teacher.device)
-            self.refresh_count = count
+    def shards(self) -> list[Share]:
+        """Consecutive parts of the bank, one file each."""
+        return Share(0, self.count, self.count).micro(self.batch)
 
-    def draw(
-        self, prompt_index: Int[Tensor, "B"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "B C h w"]:
-        """One random sample of each asked prompt."""
-        which = torch.randint(self.cfg.size, prompt_index.shape, generator=generator).to(self.latents.device)
-        return self.latents[prompt_index.to(self.latents.device), which]
+    def make(self, rank: int = 0, world: int = 1, device: torch.device | str = "cpu", quiet: bool = False) -> None:
+        """Compute this process's shards that are not on disk yet."""
+        missing = [(i, s) for i, s in enumerate(self.shards()) if i % world == rank and not self._path(i).is_file()]
+        hidden = quiet or rank > 0 or not missing
+        interval = 0.1 if sys.stderr.isatty() else 10.0  # in a log file every drawing of the bar is a line
+        for index, shard in tqdm(
+            missing, desc="teacher samples", unit="shard", disable=hidden, leave=False, mininterval=interval
+        ):
+            samples = self._solve(shard, torch.device(device))
+            atomically(self._path(index), partial(save_file, samples))
 
-    def path(self, refresh_count: int) -> Path:
-        """File of one bank. Its name depends on everything that decides its content."""
-        identity = {
-            "teacher": self.teacher.name,
-            "weights": _fingerprint(next(self.teacher.unet.parameters())),
-            "text": _fingerprint(self.text),
-            "dtype": str(self.teacher.dtype),
-            "refresh": refresh_count,
-            **{key: value for key, value in asdict(self.cfg).items() if key != "refresh_every"},
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-        return self.folder / f"bank-{digest}.safetensors"
+    def load(self) -> TeacherBank:
+        """Read all shards into memory.
 
-    def _load_or_draw(self, refresh_count: int) -> Tensor:
-        path = self.path(refresh_count)
-        if path.is_file():
-            try:
-                check_safetensors(path)
-                return load_file(path)["latents"]
-            except ValueError:
-                path.unlink()  # a bank is only a cache: a damaged one is drawn again
-        latents = self._draw_all(refresh_count)
-        atomically(path, lambda partial: save_file({"latents": latents}, partial))
-        return latents
+        Raises:
+            UserError: a file that is damaged.
+        """
+        try:
+            parts = [load_file(self._path(i)) for i in range(len(self.shards()))]
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"bank.path: samples in {self.folder} cannot be read ({error}); remove them") from error
+        self.noise, self.x0, self.rows = (torch.cat([p[key] for p in parts]) for key in ("noise", "x0", "labels"))
+        return self
 
-    def _draw_all(self, refresh_count: int) -> Float[Tensor, "P N C h w"]:
-        n_prompts, size = self.text.shape[0] // 2, self.cfg.size
-        cond, uncond = self.text.chunk(2)
-        generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + refresh_count)
-        owner = torch.arange(n_prompts).repeat_interleave(size)
-        chunks = owner.split(self.cfg.batch_size)
-        latents = []
-        for chunk in tqdm(chunks, desc="teacher samples", unit="batch", leave=False):
-            index = chunk.to(cond.device)
-            text = torch.cat([cond[index], uncond[index]])
+    def forget(self) -> None:
+        """Remove the files: the next `make` draws them again."""
+        for index in range(len(self.shards())):
+            self._path(index).unlink(missing_ok=True)
 
-            def predict(x_t: Tensor, t: Tensor, text: Tensor = text) -> Tensor:
-                return self.teacher.predict_x0_guided(x_t, t, text, self.cfg.guidance_scale)
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.safetensors"
 
-            latents.append(
-                sample_latents(
-                    self.teacher,
-                    predict,
-                    len(chunk),
-                    steps=self.cfg.steps,
-                    generator=generator,
-                    solver=self.cfg.solver,
-                ).cpu()
-            )
-        return torch.cat(latents).unflatten(0, (n_prompts, size)).contiguous()
+    def _by_frequency(self, share: Share, random: StepRandom) -> Tensor:
+        if self.conditions.frequencies is None:
+            return torch.zeros(share.count, dtype=torch.long)
+        return random.labels("labels", share, self.conditions.frequencies)
 
-
-def _fingerprint(tensor: Tensor) -> str:
-    data = tensor.detach().float().cpu().contiguous().numpy().tobytes()
-    return hashlib.sha256(data).hexdigest()[:16]
+    @torch.no_grad()
+    def _solve(self, shard: Share, device: torch.device) -> dict[str, Tensor]:
+        random = StepRandom(self.seed, 0, "bank", device)
+        noise = random.normal("z", shard, self.teacher.shape)
+        rows = self._rows(shard, random)
+        condition = self.conditions.of(rows, device)
+        null = self.conditions.null(rows, device) if self.scale != 1.0 else None
+        x0 = self.teacher.solve(noise, condition, null, self.scale, self.steps, **self.solver)
+        return {"noise": noise.cpu(), "x0": x0.float().cpu().contiguous(), "labels": rows.cpu()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.errors import choose
 from ..core.ranges import several, text, whole
 
 
@@ -42,22 +44,28 @@ RANGES = {"features": several(text()), "width": whole(least=1), "warmup_steps": 
 class DiscriminatorHead(nn.Module):
     """One small convolutional branch per feature map; the logits of the branches add up.
 
-    The features already know the noise level and the text, so the head needs neither. The last layer starts at
+    The features already know the noise level and the condition, so the head needs neither. The last layer starts at
     zero: log r = 0, r = 1 until something has been learned.
 
     Args:
         channels: feature name -> channels, e.g. {"mid": 1280}.
-        width: channels inside a branch.
+        width: channels inside a branch; None: as many as its feature has.
+        branch: row of `BRANCHES`.
     """
 
-    def __init__(self, channels: dict[str, int], width: int = 64) -> None:
+    def __init__(self, channels: dict[str, int], width: int | None = 64, branch: str = "spatial") -> None:
         super().__init__()
-        self.branches = nn.ModuleDict({name.replace(".", "_"): _branch(c, width) for name, c in channels.items()})
+        build = choose("discriminator.branch", branch, BRANCHES)
+        self.branches = nn.ModuleDict({_key(name): build(c, width or c) for name, c in channels.items()})
 
     def forward(self, features: dict[str, Float[Tensor, "B C h w"]]) -> Float[Tensor, "B"]:
-        """Logit of "this noisy latent comes from the teacher", unclamped."""
-        logits = [self.branches[name.replace(".", "_")](feature.float()) for name, feature in features.items()]
+        """Logit of "this noisy sample comes from the teacher", unclamped."""
+        logits = [self.branches[_key(name)](feature.float()) for name, feature in features.items()]
         return torch.stack(logits).sum(0).squeeze(-1)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "_")  # names of submodules hold no dots
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -67,17 +75,18 @@ class ChannelNorm(nn.LayerNorm):
     statistic that tells real from fake: the mean of a feature over the picture.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def _branch(channels: int, width: int) -> nn.Sequential:
-    last = nn.Linear(width, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+def _zero(layer: nn.Module) -> nn.Module:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _spatial(channels: int, width: int) -> nn.Sequential:
+    """Looks at 3×3 neighbourhoods before it pools; for latents."""
     return nn.Sequential(
         ChannelNorm(channels),
         nn.Conv2d(channels, width, 1),
@@ -86,5 +95,21 @@ def _branch(channels: int, width: int) -> nn.Sequential:
         nn.SiLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        last,
+        _zero(nn.Linear(width, 1)),
     )
+
+
+def _pointwise(channels: int, width: int) -> nn.Sequential:
+    """One hidden layer per location, then the mean of the logits; for the deep bottleneck of an EDM network."""
+    return nn.Sequential(
+        nn.GroupNorm(1, channels),
+        nn.SiLU(),
+        nn.Conv2d(channels, width, 1),
+        nn.SiLU(),
+        _zero(nn.Conv2d(width, 1, 1)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
+BRANCHES: dict[str, Callable[[int, int], nn.Module]] = {"spatial": _spatial, "pointwise": _pointwise}

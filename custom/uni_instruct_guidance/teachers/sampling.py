@@ -1,7 +1,8 @@
-"""Samples from EDM networks: the teacher along its probability-flow ODE, the student in one step.
+"""Samples: a teacher along its probability-flow ODE, a student in one step.
 
-A network here is anything called as `network(x [B, C, H, W], sigma [B], class_labels [B, K] one-hot or None)` that
-answers x̂0 [B, C, H, W]. All randomness comes from generators that the caller gives.
+EDM networks (t = σ) take Heun's method; discrete chains take a library's fast solver over their own schedule. A network
+here is anything called as `network(x [B, C, H, W], t [B], condition or None)` that answers x̂0 [B, C, H, W]. All
+randomness comes from generators that the caller gives.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import VarianceExploding
+from ..core.errors import choose
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -96,12 +99,74 @@ class HeunSampler:
         return x + (raised**2 - sigma**2) ** 0.5 * self.churn_noise * eps, raised
 
 
+# name -> diffusers class and its options; all are deterministic given the starting noise.
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"}),
+    "unipc": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}),
+    "ddim": (
+        "DDIMScheduler",
+        {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "trailing"},
+    ),
+}
+
+
+def make_solver(scheduler_config: dict, name: str):
+    """The named solver over a teacher's own noise schedule, for networks that answer in x̂0.
+
+    Raises:
+        ValueError: unknown solver, with the choices.
+    """
+    import diffusers
+
+    kind, options = choose("solver", name, SOLVERS)
+    known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+    config = {key: scheduler_config[key] for key in known if key in scheduler_config}
+    return getattr(diffusers, kind)(**config, prediction_type="sample", **options)
+
+
+@torch.no_grad()
+def solve_discrete(
+    scheduler_config: dict,
+    predict_x0: Callable[[Tensor, Tensor], Tensor],
+    noise: Float[Tensor, "n C h w"],
+    *,
+    steps: int,
+    solver: str = "dpm++",
+) -> Float[Tensor, "n C h w"]:
+    """Carry unit noise at the last index to x_0. `predict_x0(x_t, t)` answers for the whole batch."""
+    scheduler = make_solver(scheduler_config, solver)
+    scheduler.set_timesteps(steps)
+    x_t = noise
+    for step in scheduler.timesteps:
+        t = torch.full((len(noise),), int(step), device=noise.device)
+        x_t = scheduler.step(predict_x0(x_t, t), step, x_t).prev_sample
+    return x_t
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the one-step generator g(z) = x̂0(scale · z; t) enters the process.
+
+    Attributes:
+        t: what the network takes: σ for an EDM network, an index for a discrete chain.
+        scale: of the unit noise: σ again, or 1 where the chain preserves variance.
+    """
+
+    t: float | int
+    scale: float = 1.0
+
+    def __call__(self, network: Denoiser, noise: Float[Tensor, "B *shape"], condition=None) -> Tensor:
+        """g(noise), differentiable."""
+        dtype = torch.long if isinstance(self.t, int) else noise.dtype
+        level = torch.full((len(noise),), self.t, dtype=dtype, device=noise.device)
+        return network(self.scale * noise, level, condition)
+
+
 def one_step(
     network: Denoiser, noise: Float[Tensor, "B *shape"], class_labels: Tensor | None = None, init_sigma: float = 2.5
 ) -> Float[Tensor, "B *shape"]:
-    """The student g(z) = D(init_sigma · z, init_sigma), differentiable."""
-    level = torch.full((len(noise),), init_sigma, dtype=noise.dtype, device=noise.device)
-    return network(init_sigma * noise, level, class_labels)
+    """The EDM student g(z) = D(init_sigma · z, init_sigma), differentiable."""
+    return Start(float(init_sigma), init_sigma)(network, noise, class_labels)
 
 
 def balanced_labels(count: int, classes: int) -> Int[Tensor, "count"]:

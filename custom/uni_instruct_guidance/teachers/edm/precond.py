@@ -7,6 +7,7 @@ c_in   = 1 / √(σ² + σ_data²)           c_noise = ¼ ln σ
 
 from __future__ import annotations
 
+from copy import deepcopy
 from math import inf, isinf
 from typing import Any
 
@@ -105,6 +106,30 @@ class EDMPrecond(nn.Module):
     ) -> Float[Tensor, "B F h w"]:
         """The bottleneck features alone: the decoder, the larger half, does not run."""
         return self._encode(x, sigma, class_labels, None).skips[-1]
+
+    # --- the contract of what trains (teachers/contract.py) ---------------------------------------------------------
+
+    def denoise(self, x_t, t, condition=None, features=()) -> tuple[Tensor, dict[str, Tensor]]:
+        """x̂0 and the named features of the same pass."""
+        x0, deepest = self.forward_with_features(x_t, t, condition)
+        return x0, dict.fromkeys(features, deepest)
+
+    def read_features(self, x_t, t, condition=None, features=("mid",)) -> dict[str, Tensor]:
+        """The features without the decoder."""
+        return dict.fromkeys(features, self.encode_features(x_t, t, condition))
+
+    def feature_widths(self) -> dict[str, int]:
+        """The bottleneck is the one feature there is."""
+        return {"mid": self.feature_channels}
+
+    def twin(self) -> EDMPrecond:
+        """A copy of network and weights."""
+        return deepcopy(self)
+
+    def compile_parts(self) -> None:
+        """torch.compile of both halves; parameter names stay."""
+        self.model.encode = torch.compile(self.model.encode)
+        self.model.decode = torch.compile(self.model.decode)
 
     def _encode(self, x, sigma, class_labels, augment_labels) -> Encoded:
         require_shape("x", x, (x.shape[0], self.img_channels, self.img_resolution, self.img_resolution))

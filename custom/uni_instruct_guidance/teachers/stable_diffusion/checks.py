@@ -107,3 +107,13 @@ def check_teacher(name_or_path: str, cache_dir: str | None = None) -> str:
             f"({type(error).__name__}); give a local folder, e.g. load/teachers/shapes"
         ) from None
     return name_or_path
+
+
+def local_folder(name_or_path: str, cache_dir: str | None = None) -> Path:
+    """Where a checked teacher's files lie: its own folder, or the snapshot of a hub id in the local cache."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name_or_path, "model_index.json", cache_dir=cache_dir)).parent

@@ -1,4 +1,4 @@
-"""The fake score: the student's own denoiser, as LoRA on the teacher's U-Net or as a full copy of it."""
+"""What learns: LoRA on the teacher's U-Net or a full copy of it; the fake score of 3D, fake score and student of 2D."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...core.ranges import check, number, or_null, whole
 from .camera import CAMERA_ENCODINGS, CameraEmbedding
 from .teacher import Teacher, unshared_skeleton, use_plain_attention
-from .unet_features import captured_features, run_encoder
+from .unet_features import captured_features, feature_channels, run_encoder
 
 # Groups of layers LoRA can be put on -> name endings in diffusers' U-Nets.
 LORA_TARGETS = {
@@ -76,7 +76,7 @@ class FakeScore(nn.Module):
         check(RANGES, cfg, "fake_score.")
         if cfg.camera_condition not in CAMERA_ENCODINGS:
             raise ValueError(f"fake_score.camera_condition {cfg.camera_condition!r}; choices: {list(CAMERA_ENCODINGS)}")
-        self.teacher, self.cfg = teacher, cfg
+        self.teacher, self.kind, self.cfg = teacher, kind, cfg
         unet, self.learned = BUILDERS[kind](teacher, cfg)
         self._unet = [unet]  # in a list: hidden from nn.Module, so shared frozen weights stay out of state_dict
         if cfg.camera_condition != "none":
@@ -116,6 +116,32 @@ class FakeScore(nn.Module):
         with captured_features(self.unet, list(features)) as captured:
             output = self._call(self.unet, x_t, t, text, camera).sample.float()
         return self.teacher.to_x0(output, x_t, t), dict(captured)
+
+    # --- the contract of what trains (teachers/contract.py) ---------------------------------------------------------
+
+    def denoise(self, x_t, t, condition, features=()) -> tuple[Tensor, dict[str, Tensor]]:
+        """x̂0 and the named features of the same pass; `condition` is the text."""
+        return self(x_t, t, condition, None, list(features))
+
+    def read_features(self, x_t, t, condition, features) -> dict[str, Tensor]:
+        """The features without the decoder."""
+        return self.encode(x_t, t, condition, None, list(features))
+
+    def feature_widths(self) -> dict[str, int]:
+        """Encoder blocks and their channels."""
+        return feature_channels(self.unet)
+
+    def twin(self) -> FakeScore:
+        """Another one with the same weights over the same teacher."""
+        twin = FakeScore(self.teacher, self.kind, self.cfg)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def compile_parts(self) -> None:
+        """torch.compile of the U-Net."""
+        self.unet.compile()
+
+    # --- with cameras -----------------------------------------------------------------------------------------------
 
     def encode(self, x_t, t, text, camera=None, features: list[str] = ("mid",)) -> dict[str, Tensor]:
         """Encoder features alone (no decoder)."""

@@ -1,4 +1,4 @@
-"""The frozen 2D teacher: any diffusers Stable-Diffusion-format folder or hub id, behind one x0 contract."""
+"""A frozen Stable-Diffusion-format model, from a diffusers folder or a hub id, behind the contract of all teachers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ...core.errors import choose
 from ...core.process import PARAMETERISATIONS, DiscreteVP, to_x0
-from ...core.scale import classifier_free
-from .checks import check_teacher
+from ..contract import Condition, DiffusionTeacher
+from ..fingerprint import of_files
+from ..sampling import solve_discrete
+from .checks import TEACHER_PARTS, check_teacher, local_folder
 
 
 def pick_dtype(half_precision: bool, device: torch.device) -> torch.dtype:
@@ -32,11 +34,13 @@ def unshared_skeleton(module: nn.Module) -> nn.Module:
 
 
 @dataclass
-class Teacher:
-    """VAE, U-Net and noise process of a latent diffusion model, frozen.
+class Teacher(DiffusionTeacher):
+    """VAE, U-Net and noise process of a latent diffusion model, frozen; conditions are texts [B, L, D].
 
     Not an nn.Module, so that its weights stay out of every state_dict.
     """
+
+    guidable = True
 
     name: str
     vae: nn.Module
@@ -46,10 +50,66 @@ class Teacher:
     scheduler_config: dict
     device: torch.device
     dtype: torch.dtype
+    cache_dir: str | None = None
+
+    @property
+    def denoising(self) -> dict:
+        """Fake scores of these teachers learn by the plain ε-MSE."""
+        return {"weighting": "epsilon"}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (int(self.unet.config.in_channels), self.latent_size, self.latent_size)
+
+    def fingerprint(self) -> str:
+        """Of every file of the model: U-Net, VAE, text encoder, tokenizer and scheduler."""
+        folder = local_folder(self.name, self.cache_dir)
+        files = [file for part in TEACHER_PARTS for file in sorted((folder / part).iterdir()) if file.is_file()]
+        return of_files(files, folder)
+
+    def to(self, device: torch.device) -> Teacher:
+        for module in (self.unet, self.vae, self.process):
+            module.to(device)
+        self.device = torch.device(device)
+        return self
+
+    def compile_parts(self) -> None:
+        self.unet.compile()
+
+    def learner(self, kind: str = "full", **options) -> nn.Module:
+        """A `FakeScore`: a trainable copy of the U-Net, or LoRA on it (`rank, alpha, targets`)."""
+        from .fake_score import FakeScore, FakeScoreConfig
+
+        return FakeScore(self, kind, FakeScoreConfig(camera_condition="none", **options))
+
+    def solve(
+        self,
+        noise: Float[Tensor, "B C h w"],
+        condition: Condition,
+        null: Condition,
+        scale: float,
+        steps: int,
+        solver: str = "dpm++",
+    ) -> Float[Tensor, "B C h w"]:
+        """The end of the probability-flow ODE, by a row of `sampling.SOLVERS`."""
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.guided(x_t, t, condition, null, scale)
+
+        return solve_discrete(self.scheduler_config, predict, noise, steps=steps, solver=solver)
 
     @classmethod
-    def load(cls, name_or_path: str, device: torch.device, half_precision: bool = True, cache_dir: str | None = None):
+    def load(
+        cls,
+        name_or_path: str,
+        device: torch.device,
+        half_precision: bool = True,
+        cache_dir: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Teacher:
         """Check, load and freeze. Only the parts that score distillation needs: no text encoder, no safety checker.
+
+        `dtype` of the weights overrides what `half_precision` picks for the device.
 
         Raises:
             FileNotFoundError, ValueError: from `check_teacher`, or an unsupported prediction type.
@@ -57,7 +117,7 @@ class Teacher:
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
         name = check_teacher(name_or_path, cache_dir)
-        dtype = pick_dtype(half_precision, device)
+        dtype = dtype or pick_dtype(half_precision, device)
         load = {"cache_dir": cache_dir, "use_safetensors": True, "torch_dtype": dtype}
         unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet", **load)
         vae = AutoencoderKL.from_pretrained(name, subfolder="vae", **load)
@@ -69,7 +129,7 @@ class Teacher:
         if device.type == "cpu":
             use_plain_attention(unet)
         process = DiscreteVP.from_scheduler(scheduler).to(device)
-        return cls(name, vae, unet, process, kind, dict(scheduler.config), device, dtype)
+        return cls(name, vae, unet, process, kind, dict(scheduler.config), device, dtype, cache_dir)
 
     @property
     def latent_size(self) -> int:
@@ -118,19 +178,6 @@ class Teacher:
     ) -> Float[Tensor, "B C h w"]:
         """A U-Net output of this teacher's parameterisation as x0."""
         return to_x0(output, x_t.float(), *self.process.alpha_sigma(t), self.prediction_type)
-
-    def predict_x0_guided(
-        self,
-        x_t: Float[Tensor, "B C h w"],
-        t: Int[Tensor, "B"],
-        text: Float[Tensor, "2*B L D"],
-        scale: float,
-    ) -> Float[Tensor, "B C h w"]:
-        """x0 under classifier-free guidance; `text` holds the conditional half first (threestudio's order)."""
-        if scale == 1.0:
-            return self.predict_x0(x_t, t, text.chunk(2)[0])
-        cond, uncond = self.predict_x0(torch.cat([x_t] * 2), torch.cat([t] * 2), text).chunk(2)
-        return classifier_free(cond, uncond, scale)
 
 
 def use_plain_attention(unet: nn.Module) -> None:

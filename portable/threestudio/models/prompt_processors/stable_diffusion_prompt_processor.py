@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -63,7 +65,18 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         return encoder(tokens.input_ids.to(self.device))[0]
 
     def fingerprint(self) -> str:
-        """Size and time of a local folder's encoder; a hub id does not change."""
+        """Content of a local folder's tokenizer and encoder, weights and configuration; a hub id does not change."""
         folder = Path(self.cfg.pretrained_model_name_or_path)
         files = sorted(file for part in ("tokenizer", "text_encoder") for file in (folder / part).glob("*"))
-        return ";".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.is_file())
+        stamped = ((f, f.stat()) for f in files if f.is_file())
+        return ";".join(f"{f.name}:{_content(str(f), stat.st_size, stat.st_mtime_ns)}" for f, stat in stamped)
+
+
+@lru_cache(maxsize=64)
+def _content(file: str, size: int, time: int) -> str:
+    """SHA-256, shortened; gigabytes are read once per process while size and time stay."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()[:24]
