@@ -230,12 +230,12 @@ def assess_teacher(
 
 
 def run_all(
-    runs: Sequence[Run], jobs: int, progress, carry_out: Callable[[Run], dict[str, Any]] = carry_out
+    runs: Sequence[Run], jobs: int, progress, work: Callable[[Run], dict[str, Any]] | None = None
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, int], str]]:
     """(results of the finished runs in the order given, {(cell, seed): why it failed}).
 
     A run waits for the one it starts from; a failure does not stop the others. `progress` is a tqdm bar over all
-    training steps.
+    training steps. `work`: what a process does with a run; `carry_out` by default.
     """
     results = {run.key: result for run in runs if (result := run.result()) is not None}
     failures: dict[tuple[str, int], str] = {}
@@ -251,7 +251,7 @@ def run_all(
             ready = [run for run in waiting if run.start_key is None or run.start_key in results]
             for run in ready[: jobs - len(pending)]:
                 waiting.remove(run)
-                pending[pool.submit(carry_out, run)] = run
+                pending[pool.submit(work or carry_out, run)] = run
             done, _ = wait(pending, timeout=2.0, return_when=FIRST_COMPLETED)
             for future in done:
                 run = pending.pop(future)
