@@ -13,6 +13,7 @@ from PIL import Image
 from threestudio.models.mesh import Mesh
 from threestudio.utils.mesh_files import obj_text
 from uni_instruct_3d.shapes_world import instance_mesh
+from uni_instruct_guidance.models.glb import glb_bytes
 
 SMALL = ["--views", "2", "--size", "64", "--device", "cpu"]
 
