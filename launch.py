@@ -30,8 +30,8 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--config", required=True, action="append", metavar="FILE",
         help="YAML file; configs/parsed.yaml of a trial to go on with it; repeated: later files override earlier ones",
     )  # fmt: skip
-    parser.add_argument("--gpu", default="0", help="GPUs to use, as 0 or 0,1 (CUDA_VISIBLE_DEVICES goes first); cpu")
-    parser.add_argument("--host", default="auto", choices=HOSTS, help="which threestudio answers")
+    parser.add_argument("--gpu", default="0", help="GPUs as 0 or 0,1 (CUDA_VISIBLE_DEVICES goes first), cpu; default 0")
+    parser.add_argument("--host", default="auto", choices=HOSTS, help="which threestudio answers; default auto")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks")
     parser.add_argument("--typecheck", action="store_true", help="check array shapes at run time (threestudio only)")
     action = parser.add_mutually_exclusive_group(required=True)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from uni_instruct_3d import ROOT
 from uni_instruct_3d.command import SEED, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.distill2d.ablation import (
     CELLS,
@@ -48,7 +49,7 @@ from uni_instruct_guidance.distill2d.config import DistillConfig, read_config
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; unknown cells list the choices."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--config", default=str(ROOT / "configs" / "distill2d" / "ablation-digits.yaml"))
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS), metavar="CELL",
                         help=f"default: all; {', '.join(map(repr, CELLS))}")  # fmt: skip

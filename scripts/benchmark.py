@@ -23,6 +23,7 @@ import torch
 
 from uni_instruct_3d import benchmarks
 from uni_instruct_3d.command import require_file_place, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_guidance.core.files import atomically
 
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> dict:
     """Figures of one benchmark; its module is imported only when it is asked for."""
     names = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
     given = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("benchmark", choices=names)
     chosen, rest = parser.parse_args(given[:1]), given[1:]
     module = importlib.import_module(f"uni_instruct_3d.benchmarks.{chosen.benchmark}")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options = argparse.ArgumentParser(
         prog=f"benchmark.py {chosen.benchmark}",
         description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     options.add_argument("--out", type=Path, help="JSON file for the figures")
     module.add_arguments(options)

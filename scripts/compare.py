@@ -28,13 +28,14 @@ from uni_instruct_3d.comparison.cell import BACKBONES, CellRunner, failed, read_
 from uni_instruct_3d.comparison.engines import ENGINES, visible_gpus
 from uni_instruct_3d.comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets
 from uni_instruct_3d.comparison.table import Results, as_csv, as_json, failures, tables
+from uni_instruct_3d.help import Help
 from uni_instruct_3d.pipeline.stages import CONFIG_SETS
 from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.scoring.summary import read_prompts
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns")
     parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "compare.txt", help="one prompt a line")
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1])

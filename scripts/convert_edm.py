@@ -14,6 +14,7 @@ from pathlib import Path
 
 import _environment  # noqa: F401
 
+from uni_instruct_3d.help import Help
 from uni_instruct_guidance.core.errors import one_line
 from uni_instruct_guidance.teachers.edm import CheckpointError
 from uni_instruct_guidance.teachers.edm.convert import convert_edm
@@ -21,7 +22,7 @@ from uni_instruct_guidance.teachers.edm.convert import convert_edm
 
 def main(arguments: list[str] | None = None) -> int:
     """Convert one file; 0 on success, 1 after one line that says what is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("pickle", type=Path, help="published .pkl file")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")

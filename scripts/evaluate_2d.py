@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from uni_instruct_3d import ROOT
 from uni_instruct_3d.command import SEED, device, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.distill2d.callbacks import atomically, save_grid
 from uni_instruct_guidance.distill2d.config import read_config
@@ -49,7 +50,7 @@ DIGITS_JUDGE = ROOT / "load" / "judge" / "digits.safetensors"
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("checkpoint", help="student.safetensors or last.ckpt of distill_2d.py; or: teacher")
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="as for distill_2d.py")
     parser.add_argument("--samples", type=int, default=10_000, help="of each generator")

@@ -17,6 +17,7 @@ import _environment  # noqa: F401
 from tqdm import tqdm
 
 from uni_instruct_3d.command import SEED, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
 from uni_instruct_3d.lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
 from uni_instruct_3d.lab2d.targets import TARGETS
@@ -28,7 +29,7 @@ from uni_instruct_guidance.core.errors import require_writable
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; an unknown method lists the choices."""
     defaults = LabConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--methods", nargs="+", help="rows of the table (default: all)")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), help="default: all (kappa sweep: grid25)")
     parser.add_argument("--sweep", choices=["kappa"], help="compare path weights and weightings instead of methods")

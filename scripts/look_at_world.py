@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from uni_instruct_3d.command import COUNT, SEED, require_file_place, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_3d.shapes_world import CLASSES, COLORS, make_instance, render, sample_batch
 from uni_instruct_guidance.core.files import atomically
 from uni_instruct_guidance.core.ranges import argument, whole
@@ -61,7 +62,7 @@ def save(path: Path, image: np.ndarray) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 after one line about what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("--classes", nargs="+", default=list(CLASSES), choices=CLASSES, metavar="CLASS")
     parser.add_argument("--color", choices=COLORS, help="one colour for all classes")

@@ -15,12 +15,13 @@ from pathlib import Path
 import _environment  # noqa: F401
 
 from uni_instruct_3d.command import require_file_place, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_3d.report import read_stage, write_report
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the report, say where; 2 after one line about a file that cannot be read or written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("trials", nargs="+", type=Path, metavar="TRIAL_DIR", help="folder with configs/ and save/")
     parser.add_argument("--out", type=Path, help="HTML file; report.html beside the first folder by default")
     parser.add_argument("--title", help="heading; the prompt by default")

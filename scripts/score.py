@@ -25,6 +25,7 @@ from threestudio.utils.files import atomic_path
 from threestudio.utils.images import captioned, image_grid, resized, write_image
 from threestudio.utils.misc import get_device, set_device
 from uni_instruct_3d.command import COUNT, PIXELS, device, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_guidance.core.errors import naming, one_line, require_writable
 from uni_instruct_guidance.scoring import BUILTIN, PROTOCOLS, ClipScorer, Protocol, diversity, get_protocol
 from uni_instruct_guidance.scoring.aesthetic import AestheticScorer
@@ -55,7 +56,7 @@ SHEET_VIEWS, SHEET_SIZE = 8, 160
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     protocols = "\n".join(f"  {row.label}: {row.summary}" for row in PROTOCOLS.values())
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f"protocols:\n{protocols}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=f"protocols:\n{protocols}", formatter_class=Help
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="what to score")
     parser.add_argument("--prompt", required=True, help="what it should show")

@@ -17,6 +17,7 @@ import torch
 
 from uni_instruct_3d import shapes_world
 from uni_instruct_3d.command import COUNT, SCALE, SEED, device, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_3d.teacher_factory.export import load_pipeline
 from uni_instruct_3d.teacher_factory.judge import load_judge
 from uni_instruct_3d.teacher_factory.presets import ReportConfig
@@ -27,7 +28,7 @@ from uni_instruct_guidance.core.errors import require_writable
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 after one line about what the user can mend."""
     default = ReportConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--teacher", type=Path, default=Path("load/teachers/shapes"), help="pipeline folder")
     parser.add_argument("--judge", type=Path, default=Path("load/judge/shapes.safetensors"), help="judge weights")
     parser.add_argument("--out", type=Path, default=Path("outputs/teacher_report"), help="where table and grids go")

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from uni_instruct_3d import ROOT
 from uni_instruct_3d.command import COUNT, SEED, require_file_place, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_guidance.distill2d.data import DataConfig, load_data
 from uni_instruct_guidance.distill2d.digit_classifier import ClassifierConfig, save_classifier, train_classifier
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 after one line about what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--out", type=Path, default=ROOT / "load" / "judge" / "digits.safetensors")
     parser.add_argument("--steps", type=COUNT, default=ClassifierConfig.steps)
     parser.add_argument("--seed", type=SEED, default=ClassifierConfig.seed)

@@ -18,6 +18,7 @@ import _environment  # noqa: F401
 import torch
 
 from uni_instruct_3d.command import COUNT, SEED, device, require_file_place, run_command
+from uni_instruct_3d.help import Help
 from uni_instruct_3d.teacher_factory.factory import PHASES, Factory
 from uni_instruct_3d.teacher_factory.presets import PRESETS
 from uni_instruct_guidance.core.errors import require_writable
@@ -25,7 +26,7 @@ from uni_instruct_guidance.core.errors import require_writable
 
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 after one line about what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu", help="all numbers of a run")
     parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES), help="what to run, in order")
     parser.add_argument("--work", type=Path, default=Path("outputs/teacher"), help="renders, checkpoints, grids")

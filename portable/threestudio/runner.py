@@ -30,10 +30,14 @@ from threestudio.systems.base import BaseSystem
 from threestudio.utils.blocks import check_blocks
 from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, StepProgressBar
 from threestudio.utils.checkpoints import AtomicCheckpointIO, ResumableCheckpoint
-from threestudio.utils.config import load_config
+from threestudio.utils.config import load_config, merge_config
 from threestudio.utils.errors import UserError
 from threestudio.utils.logging import logger
 from threestudio.utils.misc import get_device, get_rank, load_checkpoint, set_device
+
+#: Folder of the project, which holds load/teachers/.
+PROJECT = Path(__file__).resolve().parents[2]
+TEACHER_KEY = "pretrained_model_name_or_path"
 
 #: Torch's device type -> Lightning's accelerator.
 ACCELERATORS = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
@@ -97,6 +101,7 @@ def carry_out(
     cpu: bool = False,
     verbose: bool = False,
     callbacks: Iterable[Callback] = (),
+    turntable: bool = True,
 ) -> None:
     """Carry out one command line.
 
@@ -108,6 +113,7 @@ def carry_out(
         cpu: leave accelerators alone.
         verbose: log more, and let a user's mistake pass as it was raised.
         callbacks: Lightning callbacks beside those of every run.
+        turntable: render it after training.
 
     Raises:
         UserError: one line about what the user can mend.
@@ -120,13 +126,13 @@ def carry_out(
             set_device("cpu")
         extensions = load_extensions(extension_folders)
         n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
-        checks = [*extension_checks(extensions), check_blocks]
+        checks = [*extension_checks(extensions), check_blocks, _find_teachers]
         cfg = load_config(*configs, cli_args=overrides, n_gpus=n_gpus, checks=checks)
         new_trial = not os.listdir(cfg.trial_dir)
         if cfg.trainer.get("accelerator") == "cpu":
             set_device("cpu")
         _announce(cfg)
-        _carry_out(action, cfg, configs, [first_step, *callbacks])
+        _carry_out(action, cfg, configs, [first_step, *callbacks], turntable)
     except Exception as error:
         if new_trial and not first_step.done:
             _take_back(cfg)
@@ -136,7 +142,33 @@ def carry_out(
     threestudio.info(f"results: {cfg.trial_dir}")
 
 
-def _carry_out(action: str, cfg: DictConfig, configs: list[str], callbacks: list[Callback]) -> None:
+def check(configs: list[str], overrides: list[str], extension_folders: Iterable[Path]) -> None:
+    """Refuse a command line as :func:`carry_out` would, without doing or writing anything.
+
+    Raises:
+        UserError: one line about what the user can mend.
+    """
+    _quiet(False)
+    try:
+        extensions = load_extensions(extension_folders)
+        merge_config(*configs, cli_args=overrides, checks=[*extension_checks(extensions), check_blocks])
+    except SETUP_ERRORS as error:
+        raise UserError(_one_line(error, None)) from error
+
+
+def _find_teachers(cfg: DictConfig) -> None:
+    """A teacher's relative path that the working folder lacks is one of the project's, from wherever this is called."""
+    for block in cfg.get("system", {}).values():
+        name = block.get(TEACHER_KEY) if isinstance(block, DictConfig) else None
+        if name and not os.path.exists(name) and not os.path.isabs(name) and (PROJECT / name).is_dir():
+            block[TEACHER_KEY] = str(PROJECT / name)
+
+
+def _carry_out(
+    action: str, cfg: DictConfig, configs: list[str], callbacks: list[Callback], turntable: bool = True
+) -> None:
+    if action == "export" and not cfg.resume:
+        raise UserError("--export needs resume=…/ckpts/last.ckpt: without it an untrained shape would be exported")
     pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
     if cfg.resume:
         checkpoint = load_checkpoint(cfg.resume, map_location="meta")
@@ -155,7 +187,8 @@ def _carry_out(action: str, cfg: DictConfig, configs: list[str], callbacks: list
                 f"stopped by a signal at step {system.true_global_step}; go on with --config {cfg.trial_dir}/configs/"
                 f"parsed.yaml --train resume={cfg.trial_dir}/ckpts/last.ckpt"
             ) from stop
-        trainer.test(system, datamodule=datamodule)
+        if turntable:
+            trainer.test(system, datamodule=datamodule)
         return
     if not cfg.resume:
         threestudio.warn("resume is not given: the result is that of untrained modules")
@@ -232,8 +265,8 @@ def _announce(cfg: DictConfig) -> None:
     backends = ", ".join(f"{what}: {who}" for what, who in select.describe(device).items())
     threestudio.info(f"host: built-in threestudio {threestudio.__version__}; device: {device} ({name})")
     threestudio.info(f"backends: {backends}")
-    key = "pretrained_model_name_or_path"
-    teachers = {block[key] for block in cfg.system.values() if isinstance(block, DictConfig) and block.get(key)}
+    blocks = [block for block in cfg.system.values() if isinstance(block, DictConfig)]
+    teachers = {block[TEACHER_KEY] for block in blocks if block.get(TEACHER_KEY)}
     threestudio.info(f"teacher: {', '.join(sorted(teachers)) or 'none'}")
     threestudio.info(f"trial: {cfg.trial_dir}")
 

@@ -57,10 +57,8 @@ class Asset:
             return picture.convert("RGB")
 
     def scores(self) -> dict[str, float]:
-        """CLIP score over eight views; for prompts of the built-in world also agreement with it; see docs/scoring.md."""
-        from .scores import score_run
-
-        return score_run(self.run)
+        """CLIP score over eight views; for prompts of the world also agreement with it; see docs/scoring.md."""
+        return self.run.scores()
 
     def save(self, path: str | Path) -> Path:
         """Write it as .glb, .obj (with .mtl and texture beside it), .ply, .stl, .off, or as .mp4, .png, .html; returns

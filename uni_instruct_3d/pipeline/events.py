@@ -71,5 +71,9 @@ class Stopped(Exception):
     """The run was asked to stop, and has: a checkpoint of this very step is written."""
 
 
+class ListenerError(Exception):
+    """Around what a listener raised, on its way through the trainer."""
+
+
 class StageError(RuntimeError):
     """A stage did not come to its end; the message is one line that a person can act on."""

@@ -8,6 +8,13 @@ from pathlib import Path
 NAMES = ("report.html", "preview.png", "turntable.mp4", "model.glb", "model.obj", "model.mtl", "model.ply", "model.stl")
 
 
+def clear(folder: Path) -> None:
+    """Take away what an earlier end of the run left; the preview stays, it is replaced."""
+    for name, path in top_files(folder).items():
+        if name != "preview.png":
+            path.unlink(missing_ok=True)
+
+
 def top_files(folder: Path) -> dict[str, Path]:
     """Results by name, those that are there; textures beside an .obj last."""
     textures = sorted(path.name for path in folder.glob("texture_*") if path.is_file())

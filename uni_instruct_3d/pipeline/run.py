@@ -12,10 +12,22 @@ from pathlib import Path
 
 from .. import ROOT
 from . import folder as on_disk
-from .events import Done, Event, Listener, Note, Preview, StageDone, StageError, StageStart, Step, Stopped
+from .events import (
+    Done,
+    Event,
+    Listener,
+    ListenerError,
+    Note,
+    Preview,
+    StageDone,
+    StageError,
+    StageStart,
+    Step,
+    Stopped,
+)
 from .folder import Progress
 from .settings import Settings
-from .stages import STAGES, config_files
+from .stages import STAGES, Stage, config_files
 
 #: Seconds between two writings of progress.json.
 WRITE_EVERY = 0.5
@@ -30,6 +42,8 @@ class Run:
 
     def __init__(self, folder: Path, settings: Settings, preview_every: int = 10) -> None:
         self.folder, self.settings, self.preview_every = Path(folder).resolve(), settings, preview_every
+        #: What a person should know about the prompt; set by ``start``.
+        self.notes: list[str] = []
 
     @classmethod
     def create(cls, settings: Settings, out: str | Path = "outputs", name: str | None = None) -> Run:
@@ -70,6 +84,26 @@ class Run:
 
         return top_files(self.folder)
 
+    @property
+    def finished(self) -> bool:
+        """Everything that its settings ask for is there."""
+        from .finish import is_made
+
+        return all(self.job(stage).done for stage in self.settings.stages) and is_made(self)
+
+    @property
+    def scored(self) -> bool:
+        """``scores`` are there already."""
+        from .scores import kept
+
+        return kept(self) is not None
+
+    def scores(self) -> dict[str, float]:
+        """See :func:`scores.score_run`; made once."""
+        from .scores import score_run
+
+        return score_run(self)
+
     # ------------------------------------------------------------------------------------------------ working
     def start(self, listen: Listener | None = None) -> dict[str, Path]:
         """Do what is left to do, in this process; returns ``results``.
@@ -82,17 +116,21 @@ class Run:
             StageError: a stage did not come to its end; the message is one line.
             Stopped: ``stop`` was called.
         """
-        from .stage_runner import logged
+        from .quiet import logged
 
         with on_disk.held(self.folder):
             (self.folder / on_disk.STOP).unlink(missing_ok=True)
             self._listen, self._progress = listen, on_disk.read_progress(self.folder)
             self._progress.state, self._progress.error, self._progress.notes = "running", "", []
+            self.notes = []
             self._spent, self._started, self._written = self._progress.seconds, time.monotonic(), 0.0
             self._write()
             try:
                 self._work()
                 self._progress.state = "done"
+            except ListenerError as error:
+                self._progress.state = "stopped"
+                raise error.__cause__ from None
             except Stopped:
                 self._progress.state = "stopped"
                 raise
@@ -137,15 +175,15 @@ class Run:
     def _work(self) -> None:
         from .finish import finish
         from .stage_runner import run_stage
-        from .watch import Watch
 
         chosen = [stage for stage in STAGES if stage.name in self.settings.stages]
+        host = self.settings.host if self.settings.processes or self.settings.host != "builtin" else None
+        self._look_first(chosen)
         for stage in chosen:
             job = self.job(stage.name)
             if not job.done:
-                if stage.after and not self.job(stage.after).done:
-                    raise StageError(f"{stage.name} needs {stage.after} first; add it to the stages")
-                host = self.settings.host if self.settings.processes or self.settings.host != "builtin" else None
+                from .watch import Watch
+
                 watch = Watch(stage.name, self._tell, self._asked_to_stop, str(job.checkpoint), self.preview_every)
                 run_stage(job, [watch], host)
             self._tell(StageDone(stage.name, job.seconds))
@@ -153,6 +191,23 @@ class Run:
                 raise Stopped(f"after {stage.name}")
         self._tell(StageStart("files", 0, 0))
         finish(self, self._tell)
+
+    def _look_first(self, chosen: list[Stage]) -> None:
+        """What can be found before anything runs: unknown words, a stage that is missing, settings of any stage."""
+        from .stage_runner import check_stage
+        from .words import note
+
+        text = note(self.settings)
+        if text:
+            self.notes.append(text)
+            self._tell(Note(text))
+        names = [stage.name for stage in chosen]
+        for stage in chosen:
+            if not self.job(stage.name).done:
+                if stage.after and stage.after not in names and not self.job(stage.after).done:
+                    raise StageError(f"{stage.name} needs {stage.after} first; add it to the stages")
+                if self.settings.host == "builtin":
+                    check_stage(self.job(stage.name))
 
     def job(self, stage: str):
         """The stage as the runner takes it."""
@@ -170,7 +225,7 @@ class Run:
         return (self.folder / on_disk.STOP).exists()
 
     def _tell(self, event: Event) -> None:
-        from .stage_runner import logged
+        from .quiet import logged
 
         progress = self._progress
         if isinstance(event, StageStart):
@@ -185,8 +240,11 @@ class Run:
         if not isinstance(event, Step) or time.monotonic() - self._written > WRITE_EVERY:
             self._write()
         if self._listen is not None:
-            with logged.outside():
-                self._listen(event)
+            try:
+                with logged.outside():
+                    self._listen(event)
+            except Exception as error:  # not to be taken for a mistake in the settings
+                raise ListenerError from error
 
     def _save_preview(self, event: Preview) -> None:
         from threestudio.utils.files import atomic_path

@@ -22,24 +22,35 @@ def score_run(run: Run) -> dict[str, float]:
     Raises:
         ValueError: no stage is finished.
     """
-    finished = [stage.name for stage in STAGES if run.job(stage.name).done]
-    if not finished:
+    stage, earlier = _last_stage(run), kept(run)
+    if stage is None:
         raise ValueError(f"{run.folder}: no stage is finished")
-    path, stage = run.folder / SCORES, finished[-1]
-    if path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("stage", None) == stage:
-            return content
+    if earlier is not None:
+        return earlier
     from ..comparison.assets import Trained
     from ..comparison.matrix import Plan
     from ..comparison.scores import score
     from ..comparison.stages import prepare
-    from .stage_runner import logged
+    from .quiet import logged
 
     with logged(run.folder / on_disk.LOG):
         prepare(run.settings.device == "cpu")
         asset, prompt = Trained(run.folder / stage), " ".join(run.settings.prompt.split())
         picture = run.folder / stage / "scored.jpg"
         scores = score(asset, BACKBONES[stage], prompt, (), Plan(out=run.folder), picture)
-    on_disk.write_json(path, {"stage": stage, **scores})
+    on_disk.write_json(run.folder / SCORES, {"stage": stage, **scores})
     return scores
+
+
+def kept(run: Run) -> dict[str, float] | None:
+    """Scores that were made of the last finished stage; None where there are none."""
+    try:
+        content = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if content.pop("stage", None) == _last_stage(run) else None
+
+
+def _last_stage(run: Run) -> str | None:
+    finished = [stage.name for stage in STAGES if run.job(stage.name).done]
+    return finished[-1] if finished else None

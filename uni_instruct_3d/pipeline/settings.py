@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -101,7 +102,7 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """Plain lists and dicts; :meth:`from_json` takes them back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Settings:

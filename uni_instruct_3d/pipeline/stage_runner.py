@@ -5,18 +5,17 @@ The one place where a stage is run, for the pipeline and for comparisons.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from .. import ROOT
 from .events import StageError
+from .quiet import logged
 from .stages import Stage, quoted
 
 DONE = "done"
@@ -97,9 +96,9 @@ def run_stage(
     try:
         if host is None:
             with logged(job.log):
-                _in_process(job, "train", job.configs, job.arguments(), callbacks)
+                _in_process(job, callbacks)
         else:
-            _in_own_process(job, host)
+            _launch(job, "train", job.configs, job.arguments(), host)
         if not job.checkpoint.is_file():
             raise StageError(f"{job.stage.name} ended without a word and without a checkpoint; see {job.log}")
     finally:
@@ -111,30 +110,33 @@ def run_stage(
     return seconds
 
 
-def export(job: StageJob, overrides: Iterable[str], host: str | None = None) -> None:
-    """Write the mesh of a finished stage as its exporter is configured. Raises StageError."""
-    configs = [job.trial / "configs" / "parsed.yaml"]
-    arguments = [f"resume={job.checkpoint}", *overrides]
-    if host is None:
-        with logged(job.log):
-            _in_process(job, "export", configs, arguments, ())
-    else:
-        _launch(job, "export", configs, arguments, host)
-
-
-def _in_process(job: StageJob, action: str, configs: Iterable[Path], arguments: list[str], callbacks: Iterable) -> None:
-    from threestudio.runner import carry_out
+def check_stage(job: StageJob) -> None:
+    """Refuse settings that the stage would not take, before anything runs. Raises StageError."""
+    from threestudio.runner import check
     from threestudio.utils.errors import UserError
 
     try:
-        folders = [ROOT / "custom"]
-        carry_out([*map(str, configs)], action, arguments, folders, cpu=job.device == "cpu", callbacks=callbacks)
+        with logged(job.log):
+            check([*map(str, job.configs)], job.arguments(), [ROOT / "custom"])
     except UserError as error:
         raise StageError(f"{job.stage.name}: {error}") from error
 
 
-def _in_own_process(job: StageJob, host: str) -> None:
-    _launch(job, "train", job.configs, job.arguments(), host)
+def export(job: StageJob, host: str) -> None:
+    """Let another host write the mesh of a finished stage, as its exporter is configured. Raises StageError."""
+    _launch(job, "export", [job.trial / "configs" / "parsed.yaml"], [f"resume={job.checkpoint}"], host)
+
+
+def _in_process(job: StageJob, callbacks: Iterable) -> None:
+    from threestudio.runner import carry_out
+    from threestudio.utils.errors import UserError
+
+    files, folders, cpu = [*map(str, job.configs)], [ROOT / "custom"], job.device == "cpu"
+    try:
+        # whoever runs stages in a row renders the last one alone, larger
+        carry_out(files, "train", job.arguments(), folders, cpu=cpu, callbacks=callbacks, turntable=False)
+    except UserError as error:
+        raise StageError(f"{job.stage.name}: {error}") from error
 
 
 def _launch(job: StageJob, action: str, configs: Iterable[Path], arguments: list[str], host: str) -> None:
@@ -146,42 +148,6 @@ def _launch(job: StageJob, action: str, configs: Iterable[Path], arguments: list
         status = subprocess.call([*command, *arguments], stdout=file, stderr=subprocess.STDOUT)
     if status:
         raise StageError(f"{job.stage.name}: {last_line(job.log)}")
-
-
-class logged:
-    """What is printed inside goes to the end of a file; :meth:`outside` is for those who speak to the user."""
-
-    _current: logged | None = None
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-
-    def __enter__(self) -> logged:
-        self._file: TextIO = self._log.open("a", encoding="utf-8", buffering=1)
-        self._streams = sys.stdout, sys.stderr
-        self._before, logged._current = logged._current, self
-        sys.stdout = sys.stderr = self._file
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.stdout, sys.stderr = self._streams
-        logged._current = self._before
-        self._file.close()
-
-    @staticmethod
-    @contextlib.contextmanager
-    def outside() -> Iterator[None]:
-        """The streams as they were before."""
-        current = logged._current
-        if current is None:
-            yield
-            return
-        inside = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = current._streams
-        try:
-            yield
-        finally:
-            sys.stdout, sys.stderr = inside
 
 
 def last_line(log: Path) -> str:

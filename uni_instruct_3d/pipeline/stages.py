@@ -35,7 +35,7 @@ CONFIG_SETS = {"shapes": "shapes", "sd21": "uni-instruct"}
 QUALITIES = {
     "fast": "half the steps: a sketch",
     "normal": "the configuration as it is",
-    "high": "twice the steps, a finer mesh and texture",
+    "high": "twice the steps, a larger texture",
 }
 
 

@@ -39,7 +39,7 @@ class Terminal:
     def _open(self, event: StageStart) -> None:
         self.close()
         if not event.steps:
-            self.say("writing files")
+            self.say("files")
             return
         # on a terminal redrawn in place; in a log file one line every ten seconds
         interval = 0.5 if self.stream.isatty() else 10.0

@@ -6,7 +6,7 @@ import base64
 import html
 import mimetypes
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ video, .turntable { width: 520px; max-width: 100%; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
 td:first-child, th:first-child { text-align: left; } th { color: var(--dim); font-weight: normal; }
 pre { overflow: auto; max-height: 30rem; padding: .8rem; border: 1px solid var(--line); }
+p.note { border-left: 4px solid #c80; padding-left: .6rem; }
 small, figcaption { color: var(--dim); } figure { margin: 0; }
 """
 
@@ -40,12 +41,24 @@ BRIGHTER = {
 """Changes to the viewer's script: it has one lamp at the camera, and shows linear light as if it were sRGB."""
 
 
-def write_report(stages: Sequence[StageResult], out_html: str | os.PathLike, title: str | None = None) -> Path:
+def write_report(
+    stages: Sequence[StageResult],
+    out_html: str | os.PathLike,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    facts: Mapping[str, float] | None = None,
+    mesh: Path | None = None,
+    turntable: Path | None = None,
+    files: Sequence[Path] = (),
+) -> Path:
     """Write the report of a run; the file is either complete or absent.
 
     Args:
         stages: in order; the last mesh and the last turntable among them are shown on top.
         title: heading; the prompt by default.
+        notes: lines that a person should read. facts: what was measured of the asset.
+        mesh, turntable: shown on top instead of the stages' own. files: results of the whole run, listed with their
+            sizes.
 
     Raises:
         ValueError: no stages.
@@ -58,7 +71,9 @@ def write_report(stages: Sequence[StageResult], out_html: str | os.PathLike, tit
         "<meta name='viewport' content='width=device-width'>",
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{html.escape(title)}</h1>",
-        _overview(stages),
+        *(f"<p class='note'>{html.escape(note)}</p>" for note in notes),
+        _overview(stages, mesh, turntable),
+        _facts(facts or {}, files),
         *(_stage(stage) for stage in stages),
         "</body></html>",
     ]
@@ -99,9 +114,19 @@ def viewer_page(glb: Path) -> str:
     return page
 
 
-def _overview(stages: Sequence[StageResult]) -> str:
-    meshes = [path for stage in stages for path in stage.meshes]
-    turntables = [stage.turntable for stage in stages if stage.turntable]
+def _facts(facts: Mapping[str, float], files: Sequence[Path]) -> str:
+    parts = []
+    if facts:
+        parts.append("<h3>Mesh</h3>" + html_table(("measured", "value"), [(k, f"{v:.3g}") for k, v in facts.items()]))
+    if files:
+        rows = [(_name(path), f"{path.stat().st_size / 1024:.0f} KiB") for path in files]
+        parts.append("<h3>Files</h3>" + html_table(("file", "size"), rows, escaped=True))
+    return "".join(parts)
+
+
+def _overview(stages: Sequence[StageResult], mesh: Path | None = None, turntable: Path | None = None) -> str:
+    meshes = [mesh] if mesh else [path for stage in stages for path in stage.meshes]
+    turntables = [turntable] if turntable else [stage.turntable for stage in stages if stage.turntable]
     parts = ["<div class='row'>"]
     if meshes:
         parts.append(f"<figure>{viewer(meshes[-1])}<figcaption>{_name(meshes[-1])}: drag to turn, scroll to zoom")

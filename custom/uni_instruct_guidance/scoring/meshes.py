@@ -50,6 +50,15 @@ class Surface:
         return Surface(*tensors, tuple(x.to(device) for x in self.textures), self.has_colour)
 
 
+def _said(path: Path) -> str | None:
+    """The up axis that an .obj file of this project names in its first line, for example ``# up: y``."""
+    if path.suffix.lower() != ".obj":
+        return None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first = file.readline().strip()
+    return first.removeprefix("# up: ") if first in [f"# up: {axis}" for axis in TO_WORLD] else None
+
+
 def coloured(vertices: Any, faces: Any, rgb: Any) -> Surface:
     """A surface from vertices [V, 3] in world axes, faces [F, 3] and vertex colours [V, 3] (sRGB), arrays or tensors.
 
@@ -94,7 +103,7 @@ def load_mesh(path: str | Path, up: str | None = None) -> Surface:
     ]
     if not found:
         raise ValueError(f"{path}: the mesh is empty: no faces")
-    axes = TO_WORLD[up or UP_AXES[suffix]]
+    axes = TO_WORLD[up or _said(path) or UP_AXES[suffix]]
     try:
         surface = _joined([_part(geometry, transform, axes, suffix in GLTF) for geometry, transform in found])
     except (OSError, SyntaxError) as error:  # PIL reads pictures when they are first used

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ValidationError
+from omegaconf.errors import InterpolationToMissingValueError, ValidationError
 
 from threestudio.utils.errors import SpecificationError, UnknownKeyError, UserError
 from threestudio.utils.files import atomic_path, safe_name
@@ -120,6 +120,10 @@ class ExperimentConfig:
             raise UserError(f"cannot make the output folder exp_root_dir={self.trial_dir}: {error.strerror}") from error
 
 
+#: What is most often forgotten.
+PROMPT_KEY = "system.prompt_processor.prompt"
+
+
 def load_config(
     *yamls: str,
     cli_args: list[str] | None = None,
@@ -132,6 +136,18 @@ def load_config(
     References are resolved after all merging. With ``from_string`` the arguments are YAML texts instead of paths.
     ``checks`` see the merged configuration and refuse it by a ValueError, before a folder is made.
     """
+    merged = merge_config(*yamls, cli_args=cli_args, from_string=from_string, checks=checks, **kwargs)
+    return parse_structured(ExperimentConfig, merged)
+
+
+def merge_config(
+    *yamls: str,
+    cli_args: list[str] | None = None,
+    from_string: bool = False,
+    checks: Iterable[Callable[[DictConfig], None]] = (),
+    **kwargs: Any,
+) -> DictConfig:
+    """What :func:`load_config` takes for granted: merged, resolved and checked; no folder is made."""
     parts = []
     for source in yamls:
         if not from_string and not os.path.isfile(source):
@@ -141,12 +157,16 @@ def load_config(
         except yaml.YAMLError as error:
             raise UserError(f"{'text' if from_string else source} is not valid YAML: {error}") from error
     merged = OmegaConf.merge(*parts, OmegaConf.from_cli([quoted_override(a) for a in cli_args or []]), kwargs)
-    OmegaConf.resolve(merged)
+    try:
+        OmegaConf.resolve(merged)
+    except InterpolationToMissingValueError as error:
+        missing = ", ".join(sorted(OmegaConf.missing_keys(merged)))
+        raise UserError(f"to be given as key=value: {missing} (as {PROMPT_KEY}='a red mug')") from error
     _require_known_keys(ExperimentConfig, merged)
     OmegaConf.merge(OmegaConf.structured(ExperimentConfig), merged)  # wrong types are found before a folder is made
     for check in checks:
         check(merged)
-    return parse_structured(ExperimentConfig, merged)
+    return merged
 
 
 def quoted_override(argument: str) -> str:

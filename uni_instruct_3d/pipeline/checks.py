@@ -1,0 +1,79 @@
+"""Is the asset what the NeRF showed, and is it one thing: measured at the end of every run, said where it is poor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .pictures import around
+
+VIEWS, SIDE = 8, 64
+#: Opacity from which a pixel counts as solid; below it and above FAINT it is half transparent.
+SOLID, FAINT = 0.5, 0.1
+
+#: name -> (what is poor, in words for the number).
+POOR: dict[str, tuple[Callable[[float], bool], str]] = {
+    "silhouettes": (lambda v: v < 0.7, "the mesh's silhouettes agree with the NeRF's by {:.0%} only"),
+    "half transparent": (lambda v: v > 0.5, "{:.0%} of what the NeRF shows is half transparent"),
+    "filled": (lambda v: v < 0.005, "the mesh fills {:.2%} of its space: crumbs or a film"),
+    "largest part": (lambda v: v < 0.4, "the largest part of the mesh has {:.0%} of its surface: it is in pieces"),
+}
+
+
+def measure(mesh_scene: Any | None, nerf_scene: Any | None, data: dict[str, Any]) -> dict[str, float]:
+    """Facts about an asset; those that its stages can tell.
+
+    Args:
+        mesh_scene, nerf_scene: systems of finished stages. data: the block of the configuration, for its cameras.
+
+    Returns:
+        ``components``; ``filled``: volume as a share of the sphere that holds the object; ``largest part``: its share
+        of the surface; ``silhouettes``: intersection over union with the NeRF's, mean of eight views; ``half
+        transparent``: share of the NeRF's covered pixels.
+    """
+    facts: dict[str, float] = {}
+    masks = {}
+    for name, scene in {"mesh": mesh_scene, "nerf": nerf_scene}.items():
+        if scene is not None:
+            views = [out["opacity"][0, ..., 0].cpu().numpy() for out in around(scene, data, VIEWS, SIDE)]
+            masks[name] = np.stack(views)
+    if mesh_scene is not None:
+        facts |= of_surface(mesh_scene.geometry.isosurface(), float(mesh_scene.geometry.cfg.radius))
+    if "nerf" in masks:
+        covered = masks["nerf"] > FAINT
+        facts["half transparent"] = float((masks["nerf"][covered] < SOLID).mean()) if covered.any() else 1.0
+    if len(masks) == 2:
+        solid = {name: mask > SOLID for name, mask in masks.items()}
+        union = (solid["mesh"] | solid["nerf"]).sum(axis=(1, 2))
+        shared = (solid["mesh"] & solid["nerf"]).sum(axis=(1, 2))
+        facts["silhouettes"] = float(np.where(union > 0, shared / np.maximum(union, 1), 0.0).mean())
+    return facts
+
+
+def of_surface(mesh: Any, radius: float) -> dict[str, float]:
+    """Facts about vertices and faces alone; see :func:`measure`."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    corners = mesh.v_pos.detach().double().cpu()[mesh.t_pos_idx.cpu()]
+    a, b, c = corners.unbind(1)
+    area = torch.linalg.cross(b - a, c - a).norm(dim=-1).numpy() / 2
+    volume = abs((a * torch.linalg.cross(b, c)).sum().item()) / 6
+    faces, count = mesh.t_pos_idx.cpu().numpy(), len(mesh.v_pos)
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    links = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    part = connected_components(links, directed=False)[1][faces[:, 0]]
+    areas = np.bincount(part, weights=area)
+    return {
+        "components": float((areas > 0).sum()),
+        "largest part": float(areas.max() / max(areas.sum(), 1e-12)),
+        "filled": float(volume / (4 / 3 * np.pi * radius**3)),
+    }
+
+
+def complaints(facts: dict[str, float]) -> list[str]:
+    """What is poor, in words."""
+    return [words.format(facts[name]) for name, (poor, words) in POOR.items() if name in facts and poor(facts[name])]
