@@ -191,6 +191,32 @@ def test_the_result_is_a_stock_pipeline(config, tmp_path, student):
         torch.tensor([0, 1]), "cpu")), atol=1e-3)  # fmt: skip
 
 
+def test_captioned_pictures_serve_as_real_ones(config, tmp_path):
+    import json
+
+    from PIL import Image
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(4):
+        Image.new("RGB", (40, 40), (60 * index, 0, 90)).save(pictures / f"{index}.png")
+    data = ("method=sida", "real=data", f"data={{name: folder, path: {pictures}}}", "steps=1")
+    with pytest.raises(ValueError, match="has no metadata.jsonl"):
+        build_distill_module(config(*data))
+    lines = [json.dumps({"file_name": f"{index}.png", "text": f"a mug {index}"}) for index in range(4)]
+    (pictures / "metadata.jsonl").write_text("\n".join(lines[:3]) + "\n")
+    with pytest.raises(ValueError, match="has no caption of 3.png"):
+        build_distill_module(config(*data))
+    (pictures / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    result = distill(config(*data), quiet=True)
+    assert result.scalars["loss/discriminator"] > 0 and result.module.bank is None
+    conditions = result.module.conditions
+    assert conditions.texts(result.module.data.labels) == [f"a mug {index}" for index in range(4)]
+    assert conditions.frequencies.tolist() == [0.25] * 4 + [0.0] * 4  # the student draws prompts, not captions
+    captions_alone = build_distill_module(config(*data, "text.prompts=null")).conditions
+    assert captions_alone.frequencies.tolist() == [0.25] * 4
+
+
 @pytest.mark.slow
 def test_stopped_and_continued_is_as_if_nothing_had_happened(config, tmp_path):
     whole = distill(config("method=sida", "steps=3", f"out={tmp_path / 'a'}"), quiet=True)
@@ -220,7 +246,7 @@ def test_the_bank_knows_every_weight_of_the_teacher(config, teacher, tmp_path):
         (["text.t_init=1000"], "text.t_init=1000 must be an index .* 0 to 999"),
         (["text.student=half"], "text.student='half' is not known; choose one of full, lora"),
         (["method=sida", "text.features=[up]"], r"text.features=\['up'\]; choose from down.0, down.1, mid"),
-        (["method=sida", "real=data"], "real=data: .*captioned pictures.*real=teacher"),
+        (["method=sida", "real=data"], "real=data: captioned pictures need data.name=folder"),
         (["method=di_pp", "text.reward=null"], "'di_pp' does not apply .*text.reward"),
         (["method=di_pp", "text.reward=best"], "text.reward_type='best' is not known; choose one of clip, aesthetic"),
         (["method=sds"], "trains no generator"),

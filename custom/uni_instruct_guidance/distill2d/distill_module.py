@@ -31,7 +31,7 @@ from ..teachers.contract import Conditions, DiffusionTeacher, guided
 from ..teachers.randomness import Share, StepRandom
 from .base_module import StepModule
 from .config import DistillConfig, schedule
-from .data import ArrayData, ImageData, to_unit_range
+from .data import ArrayData, ImageData
 from .families import Family, Reward
 from .methods import one_step_method
 
@@ -227,7 +227,8 @@ class DistillModule(StepModule):
             loss, log = scale.fake_score * denoising, {"loss/fake_score": denoising}
             if self.uses_discriminator:
                 mine = slice(share.first - first, share.first - first + share.count)
-                images = to_unit_range(real[0][mine])
+                drawn = random.generator("encode", share.first)
+                images = self.family.real(real[0][mine], self.teacher, drawn)
                 asked = self.conditions.of(real[1][mine] if self.conditions.count else None, self.device)
                 real_t = self._diffuse(images, levels, random, share, "real_eps")
                 logit_real = self.head(self.fake.read_features(real_t, levels.t, asked, self.features))

@@ -20,7 +20,8 @@ from ..teachers.edm.checkpoint import read_header
 from ..teachers.edm.teacher import ClassConditions, EDMTeacher
 from ..teachers.sampling import Start
 from .config import DistillConfig
-from .data import ImageData
+from .data import ImageData, to_unit_range
+from .data.captions import captions_of
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 
@@ -45,6 +46,14 @@ class Family(ABC):
 
     @abstractmethod
     def conditions(self, teacher: DiffusionTeacher, data: ImageData | None) -> Conditions: ...
+
+    @abstractmethod
+    def check_data(self, data: ImageData, teacher: DiffusionTeacher) -> None:
+        """Refuse real images that do not fit the teacher."""
+
+    @abstractmethod
+    def real(self, images: Tensor, teacher: DiffusionTeacher, generator: torch.Generator) -> Tensor:
+        """Real images as the loader gives them ↦ samples x_0."""
 
     @abstractmethod
     def start(self, teacher: DiffusionTeacher) -> Start:
@@ -88,6 +97,12 @@ class EDMFamily(Family):
 
     def conditions(self, teacher: EDMTeacher, data: ImageData | None) -> ClassConditions:
         return ClassConditions(teacher.network.label_dim, None if data is None else data.class_frequencies())
+
+    def check_data(self, data: ImageData, teacher: EDMTeacher) -> None:
+        check_fit(data, teacher.network, "teacher")
+
+    def real(self, images: Tensor, teacher: EDMTeacher, generator: torch.Generator) -> Tensor:
+        return to_unit_range(images)
 
     def start(self, teacher: EDMTeacher) -> Start:
         return Start(float(self.cfg.init_sigma), self.cfg.init_sigma)
@@ -135,13 +150,26 @@ class StableDiffusionFamily(Family):
     def conditions(self, teacher: DiffusionTeacher, data: ImageData | None) -> Conditions:
         from ..teachers.stable_diffusion.text import PromptConditions
 
-        conditions = PromptConditions(teacher.name, read_prompts(self.cfg.text.prompts), self.cfg.text.negative)
+        captions = [] if data is None else captions_of(data)
+        prompts = read_prompts(self.cfg.text.prompts) if self.cfg.text.prompts or not captions else []
+        conditions = PromptConditions(teacher.name, prompts, self.cfg.text.negative, captions=captions)
+        if data is not None:
+            data.labels = torch.arange(len(captions)) + len(prompts)
         cut = conditions.too_long()
         if cut:
             prompt, lost = cut[0]
             print(f"text.prompts: {len(cut)} of {conditions.count} prompts are longer than the tokenizer's "
                   f"{conditions.length} tokens; the first, {prompt[:40]!r}…, loses {lost!r}")  # fmt: skip
         return conditions
+
+    def check_data(self, data: ImageData, teacher: DiffusionTeacher) -> None:
+        captions_of(data)  # any size will do: encoding resizes
+
+    @torch.no_grad()
+    def real(self, images: Tensor, teacher: DiffusionTeacher, generator: torch.Generator) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images  # the teacher's own samples are latents already
+        return teacher.encode((images.float() / 255).expand(-1, 3, -1, -1), generator)
 
     def start(self, teacher: DiffusionTeacher) -> Start:
         t_init = self.cfg.text.t_init
@@ -208,6 +236,21 @@ def _from_checkpoint(path: Path, teacher: DiffusionTeacher, check: Callable[[dic
             raise UserError(f"start={str(path)!r} holds no {prefix[:-1]} of the teacher's architecture") from error
         found.append(network)
     return tuple(found)
+
+
+def check_fit(data: ImageData, network: EDMPrecond, name: str) -> None:
+    """Refuse data of another size or with other classes than the network's.
+
+    Raises:
+        UserError: one line with both sides.
+    """
+    wanted = (network.img_channels, network.img_resolution, network.img_resolution)
+    if tuple(data.shape) != wanted:
+        found, wanted = ("x".join(map(str, (*shape[1:], shape[0]))) for shape in (data.shape, wanted))
+        raise UserError(f"data ({data.name}) has images {found} (height x width x channels), the {name} takes {wanted}")
+    if network.label_dim and data.num_classes != network.label_dim:
+        found = f"{data.num_classes} classes" if data.num_classes else "no labels"
+        raise UserError(f"data ({data.name}) has {found}, the {name} has {network.label_dim} classes")
 
 
 def read_prompts(path: str | None) -> list[str]:

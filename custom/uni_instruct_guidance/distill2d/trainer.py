@@ -28,7 +28,7 @@ from .config import DistillConfig, EDMConfig, read_config
 from .data import DataConfig, ImageData, load_data
 from .distill_module import DistillModule
 from .edm_module import EDMModule
-from .families import Reward, family_of
+from .families import Reward, check_fit, family_of
 from .fit import Outputs, Result, check_resume, fit
 from .methods import one_step_method
 
@@ -93,16 +93,13 @@ def build_distill_module(
     if cfg.loss_scale.student == 0 and not any(method.auxiliary.values()):
         raise UserError(f"loss_scale.student=0 leaves method={method.name!r} nothing to learn from: it has no "
                         "auxiliary term; choose a method with one, e.g. uni_instruct (gan)")  # fmt: skip
-    if family.text and method.needs_discriminator and cfg.real == "data":
-        raise UserError("real=data: a text-to-image discriminator needs captioned pictures, which are not read yet; "
-                        "choose real=teacher (samples of the teacher's ODE)")  # fmt: skip
     if data is None and method.needs_discriminator and cfg.real == "data":
         data = load_data(cfg.data)
     if isinstance(teacher, EDMPrecond):
         teacher = EDMTeacher(teacher)
     teacher = family.teacher() if teacher is None else teacher
     if data is not None:
-        check_fit(data, teacher.network, "teacher")
+        family.check_data(data, teacher)
     fake = None
     if start is None and cfg.start:
         start, fake = family.begin(Path(cfg.start), teacher)
@@ -131,21 +128,6 @@ def build_edm_module(cfg: EDMConfig, *, data: ImageData | None = None) -> EDMMod
         network = build_network(cfg.network, dropout=cfg.dropout)
     check_fit(data, network, "network")
     return EDMModule(cfg, data, network)
-
-
-def check_fit(data: ImageData, network: EDMPrecond, name: str) -> None:
-    """Refuse data of another size or with other classes than the network's.
-
-    Raises:
-        UserError: one line with both sides.
-    """
-    wanted = (network.img_channels, network.img_resolution, network.img_resolution)
-    if tuple(data.shape) != wanted:
-        found, wanted = ("x".join(map(str, (*shape[1:], shape[0]))) for shape in (data.shape, wanted))
-        raise UserError(f"data ({data.name}) has images {found} (height x width x channels), the {name} takes {wanted}")
-    if network.label_dim and data.num_classes != network.label_dim:
-        found = f"{data.num_classes} classes" if data.num_classes else "no labels"
-        raise UserError(f"data ({data.name}) has {found}, the {name} has {network.label_dim} classes")
 
 
 # --- pictures and files -----------------------------------------------------------------------------------------------

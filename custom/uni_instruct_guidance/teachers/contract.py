@@ -92,8 +92,10 @@ class DiffusionTeacher(ABC):
         return guided(lambda *inputs: (self.predict_x0(*inputs), {}), x_t, t, condition, null, scale)[0]
 
     @abstractmethod
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Images in 0..1 to samples; differentiable."""
+    def encode(
+        self, images: Float[Tensor, "B 3 H W"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B C h w"]:
+        """Images in 0..1 to samples; differentiable. `generator` is for encoders that draw."""
 
     @abstractmethod
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:

@@ -45,7 +45,7 @@ class EDMTeacher(DiffusionTeacher):
     def predict_x0(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.network(x_t, t, condition)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return images * 2 - 1
 
     def decode(self, x0: Tensor) -> Tensor:

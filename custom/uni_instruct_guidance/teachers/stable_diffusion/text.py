@@ -23,11 +23,20 @@ class PromptConditions(Conditions):
         teacher: folder or hub id, checked.
         prompts: at least one.
         negative: the unconditional branch's text.
+        captions: further rows, behind the prompts, that are never drawn: those of real pictures. Without any prompt
+            they are drawn.
     Raises:
         UserError: the teacher's tokenizer or text encoder cannot be read.
     """
 
-    def __init__(self, teacher: str, prompts: Sequence[str], negative: str = "", cache_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        teacher: str,
+        prompts: Sequence[str],
+        negative: str = "",
+        cache_dir: str | None = None,
+        captions: Sequence[str] = (),
+    ) -> None:
         from transformers import CLIPTextModel, CLIPTokenizer
 
         try:
@@ -40,8 +49,10 @@ class PromptConditions(Conditions):
             raise UserError(f"teacher={teacher!r}: no readable tokenizer/ and text_encoder/ ({reason})") from error
         # in float32 whatever it is stored in: its cost is nothing beside the U-Nets'
         self.encoder = encoder.float().eval().requires_grad_(False)
-        self.prompts, self.negative, self.count = list(prompts), negative, len(prompts)
-        self.frequencies = torch.full((self.count,), 1 / self.count)
+        self.prompts, self.negative = [*prompts, *captions], negative
+        self.count, drawn = len(self.prompts), len(prompts) or len(captions)
+        self.frequencies = torch.zeros(self.count)
+        self.frequencies[:drawn] = 1 / drawn
         self.length = self.tokenizer.model_max_length
         self._null: Tensor | None = None
 
