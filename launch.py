@@ -49,6 +49,12 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return args, overrides
 
 
+def found(config: str) -> str:
+    """A configuration file of the working folder, else the project's own of that name."""
+    own = ROOT / config
+    return str(own) if not os.path.exists(config) and own.is_file() else config
+
+
 def find_checkout() -> Path | None:
     """Folder of a real threestudio: the working folder, or where Python finds the package."""
     if (Path.cwd() / "threestudio" / "__init__.py").is_file():
@@ -103,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line about what the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
     args, overrides = arguments(argv)
+    args.config = [found(path) for path in args.config]
     checkout = find_checkout() if args.host != "builtin" else None
     if args.host == "threestudio" and checkout is None:
         print("error: --host threestudio, but no threestudio is installed and this is no checkout", file=sys.stderr)
