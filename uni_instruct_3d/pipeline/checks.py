@@ -23,6 +23,16 @@ POOR: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
+#: Facts in words, for the report.
+WORDS = {
+    "components": "separate parts of the mesh",
+    "largest part": "the largest part's share of the surface",
+    "filled": "share of its space that the mesh fills",
+    "half transparent": "share of the NeRF's pictures that is half transparent",
+    "silhouettes": "agreement of the mesh's silhouettes with the NeRF's (IoU)",
+}
+
+
 def measure(mesh_scene: Any | None, nerf_scene: Any | None, data: dict[str, Any]) -> dict[str, float]:
     """Facts about an asset; those that its stages can tell.
 

@@ -109,7 +109,9 @@ def _copy_of_host(run: Run, finished: list[str]) -> tuple[dict[str, float], list
 
 def _report(run: Run, finished: list[str], facts: dict[str, float], notes: list[str]) -> None:
     from ..report import read_stage, write_report
+    from .checks import WORDS
 
+    facts = {WORDS[name]: value for name, value in facts.items()}
     title = " ".join(run.settings.prompt.split())
     stages = [read_stage(run.folder / name) for name in finished]
     top = top_files(run.folder)
