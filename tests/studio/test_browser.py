@@ -79,9 +79,9 @@ def checked(glb: Path) -> None:
         assert len(trimesh.load(glb, force="mesh").faces) > 100
 
 
-@pytest.mark.parametrize("script", ["tests/studio/small_studio.py", "scripts/studio.py"], ids=["small", "whole"])
+@pytest.mark.parametrize("script", ["tests/studio/light_studio.py", "scripts/studio.py"], ids=["light", "whole"])
 def test_from_a_prompt_to_a_file_with_a_stop_a_reload_and_a_killed_server(script, browser, tmp_path):
-    """Runs of a few steps, and a whole one of quality fast."""
+    """Once with a job that trains nothing, once with a whole run of quality fast."""
     out, port = tmp_path / "outputs", free_port(None)
     server = Server(ROOT / script, out, port)
     try:

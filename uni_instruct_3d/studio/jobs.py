@@ -102,8 +102,8 @@ def start_process(run: Run, work: str, environment: dict[str, str]) -> subproces
 class Queue:
     """Jobs of one library, `slots` at a time, in the order in which they were asked for."""
 
-    def __init__(self, library: Library, slots: list[Slot], start: Callable[..., subprocess.Popen] = start_process):
-        self.library, self.slots, self._start = library, slots, start
+    def __init__(self, library: Library, slots: list[Slot], start: Callable[..., subprocess.Popen] | None = None):
+        self.library, self.slots, self._start = library, slots, start or start_process
         self.folder = library.out / ".studio" / "queue"
         self._alone, self._children = threading.RLock(), {}
 
