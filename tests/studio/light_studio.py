@@ -58,18 +58,12 @@ def train(folder: Path) -> None:
 
 def write_files(folder: Path) -> None:
     """A red ball."""
-    import torch
     import trimesh
 
-    from threestudio.models.mesh import Mesh
-    from threestudio.utils.saving import SaverMixin
-
     ball = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
-    mesh = Mesh(torch.tensor(ball.vertices).float(), torch.tensor(ball.faces))
-    mesh.set_vertex_color(torch.tensor([[0.9, 0.05, 0.05]]).expand(len(mesh.v_pos), 3))
-    saver = SaverMixin()
-    saver.set_save_dir(str(folder))
-    saver.save_glb("model.glb", mesh, save_vertex_color=True)
+    red = trimesh.visual.material.PBRMaterial(baseColorFactor=[230, 20, 20, 255], metallicFactor=0.0)
+    ball.visual = trimesh.visual.TextureVisuals(material=red)
+    ball.export(folder / "model.glb")
 
 
 if __name__ == "__main__":

@@ -134,9 +134,10 @@ def test_buttons_follow_the_state(view, make_run, state, buttons):
 
 
 def test_a_reload_shows_the_same_run_again(view, make_run):
+    assert view.first(SimpleNamespace(query_params={})) == ("", "")
     names = [make_run("a red mug", "done", seed=seed).folder.name for seed in range(2)]
     for query, shown in [({"run": names[0]}, names[0]), ({}, names[1]), ({"run": "../secret.txt"}, names[1])]:
-        assert view.first(SimpleNamespace(query_params=query)) == shown
+        assert view.first(SimpleNamespace(query_params=query)) == (shown, "a red mug")
 
 
 def test_words(view):

@@ -6,6 +6,7 @@ import argparse
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from pathlib import Path
 
@@ -66,13 +67,19 @@ def serve(out: Path, port: int, jobs: int | None, config_set: str, note: Path, b
     app = make_app(library, queue, port, config_set)
     address = f"http://{ADDRESS}:{port}"
     note.write_text(address + "\n", encoding="utf-8")
-    print(
-        f"studio: {address}  ({len(queue.slots)} at a time, runs in {out}; Ctrl-C ends the page, not the runs)",
-        flush=True,
-    )
-    if browser:
-        threading.Timer(1.0, webbrowser.open, [address]).start()
-    uvicorn.run(app, host=ADDRESS, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, host=ADDRESS, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+
+    def announce() -> None:
+        while not server.started:
+            time.sleep(0.05)
+        many = f"{len(queue.slots)} at a time, runs in {out}"
+        print(f"studio: {address}  ({many}; Ctrl-C ends the page, not the runs)", flush=True)
+        if browser:
+            webbrowser.open(address)
+
+    threading.Thread(target=announce, daemon=True).start()
+    server.run()
 
 
 def free_port(wanted: int | None) -> int:

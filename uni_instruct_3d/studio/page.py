@@ -36,7 +36,7 @@ def build_page(library: Library, queue: Queue, config_set: str = "shapes") -> gr
         with gr.Tabs():
             with gr.Tab("Make"), gr.Row():
                 with gr.Column(scale=2, min_width=340):
-                    make = _form(view, current, config_set)
+                    text, make = _form(view, current, config_set)
                     waiting = gr.HTML()
                 with gr.Column(scale=3, min_width=420):
                     panel = _panel(view, current)
@@ -51,14 +51,14 @@ def build_page(library: Library, queue: Queue, config_set: str = "shapes") -> gr
         tick = {"fn": view.look, "inputs": [current, seen], "outputs": [*panel, waiting, seen]}
         tick["show_progress"] = "hidden"
         timer.tick(**tick)
-        page.load(view.first, None, current).then(**tick)
+        page.load(view.first, None, [current, text]).then(**tick)
         make.then(None, current, None, js=REMEMBER).then(**tick)
     page.queue(default_concurrency_limit=None)
     return page
 
 
 def _form(view: View, current: gr.Textbox, config_set: str):
-    """What to make; returns the event that follows the button."""
+    """What to make; returns the prompt's field and the event that follows the button."""
     text = gr.Textbox(
         label="What to make", lines=2, placeholder="a red mug", elem_id="prompt", autofocus=True, max_lines=6
     )
@@ -87,7 +87,7 @@ def _form(view: View, current: gr.Textbox, config_set: str):
         return view.make(name, config_set, *given)
 
     inputs = [current, text, method, divergence, quality, seed, count]
-    return gr.on([button.click, text.submit], pressed, inputs, [current, said], show_progress="hidden")
+    return text, gr.on([button.click, text.submit], pressed, inputs, [current, said], show_progress="hidden")
 
 
 def _choice(lines: dict[str, str], value: str, label: str, kind: type = gr.Dropdown) -> gr.Component:

@@ -68,13 +68,14 @@ class View:
         return show.message(done)
 
     # ------------------------------------------------------------------------------------------------ looking
-    def first(self, request: gr.Request) -> str:
-        """The run that the address names, or the newest one."""
+    def first(self, request: gr.Request) -> tuple[str, str]:
+        """Name and prompt of the run that the address names, or of the newest one."""
         name = request.query_params.get("run", "")
         try:
-            return self.library.find(name).name
+            item = self.library.find(name)
         except ValueError:
-            return next((item.name for item in self.library.items() if isinstance(item, RunItem)), "")
+            item = next((item for item in self.library.items() if isinstance(item, RunItem)), None)
+        return (item.name, item.title) if item else ("", "")
 
     def look(self, name: str, seen: dict[str, Any]) -> list[Any]:
         """Values of the panel; those that are as they were are left alone."""
