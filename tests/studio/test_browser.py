@@ -86,6 +86,7 @@ def test_from_a_prompt_to_a_file_with_a_stop_a_reload_and_a_killed_server(script
     server = Server(ROOT / script, out, port)
     try:
         page = browser.new_page(viewport={"width": 1360, "height": 1000})
+        page.set_default_timeout(30_000 * PATIENCE)
         outside, errors = [], []
         page.on("request", lambda request: outside.append(request.url) if not _ours(request.url, port) else None)
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -24,6 +24,8 @@ LOOKS: dict[str, Any] = {
 }
 #: The address names the run that is shown, so that a reload shows it again.
 REMEMBER = "(name) => history.replaceState({}, '', '/?run=' + encodeURIComponent(name))"
+#: A prompt that is being typed is not overwritten.
+KEEP_TYPED = "(title, text) => text || title"
 SURE = "(name) => confirm(`Delete ${name} and all its files?`) ? name : ''"
 
 
@@ -51,7 +53,10 @@ def build_page(library: Library, queue: Queue, config_set: str = "shapes") -> gr
         tick = {"fn": view.look, "inputs": [current, seen], "outputs": [*panel, waiting, seen]}
         tick["show_progress"] = "hidden"
         timer.tick(**tick)
-        page.load(view.first, None, [current, text]).then(**tick)
+        title = gr.Textbox(visible="hidden")
+        loaded = page.load(view.first, None, [current, title])
+        loaded.then(None, [title, text], text, js=KEEP_TYPED)
+        loaded.then(**tick)
         make.then(None, current, None, js=REMEMBER).then(**tick)
     page.queue(default_concurrency_limit=None)
     return page
