@@ -117,7 +117,7 @@ def test_from_a_prompt_to_a_file_with_a_stop_a_reload_and_a_killed_server(script
         wait_for(page, "stopped", 30)
         assert (run / "nerf" / "ckpts" / "last.ckpt").is_file()
         step = _step(page)
-        assert 0 < step < 200
+        assert 0 < step < 200 or "light" in script
         page.reload()
         wait_for(page, "stopped", 20)
         look(page, "stopped")
@@ -131,6 +131,7 @@ def test_from_a_prompt_to_a_file_with_a_stop_a_reload_and_a_killed_server(script
             "least => parseInt(document.querySelector('#progress').innerText.match(/(\\d+) of/)?.[1] ?? 1e9) > least",
             arg=step, timeout=60_000 * PATIENCE,
         )  # fmt: skip
+        (run / "hurry").touch()  # for the job that trains nothing
         page.wait_for_selector("#results iframe", timeout=600_000 * PATIENCE)
         with page.expect_download() as download:
             page.click("#results a[download$='model.glb']")
