@@ -18,8 +18,7 @@ def small(tiny_teacher, tmp_path, monkeypatch) -> tuple[str, ...]:
     """Overrides of every stage; turntables are small and short."""
     from uni_instruct_3d.pipeline import pictures
 
-    monkeypatch.setattr(pictures, "SIDES", dict.fromkeys(pictures.SIDES, 32))
-    monkeypatch.setattr(pictures, "FRAMES", 8)
+    monkeypatch.setattr(pictures, "TURNTABLES", dict.fromkeys(pictures.TURNTABLES, (8, 32)))
     teacher = f"system.prompt_processor.pretrained_model_name_or_path={tiny_teacher}"
     return (teacher, f"system.guidance.bank_dir={tmp_path}/bank", *SMALL)
 

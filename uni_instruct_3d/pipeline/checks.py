@@ -17,7 +17,7 @@ SOLID, FAINT = 0.5, 0.1
 #: name -> (what is poor, in words for the number).
 POOR: dict[str, tuple[Callable[[float], bool], str]] = {
     "silhouettes": (lambda v: v < 0.7, "the mesh's silhouettes agree with the NeRF's by {:.0%} only"),
-    "half transparent": (lambda v: v > 0.5, "{:.0%} of what the NeRF shows is half transparent"),
+    "half transparent": (lambda v: v > 0.3, "{:.0%} of what the NeRF shows is half transparent"),
     "filled": (lambda v: v < 0.005, "the mesh fills {:.2%} of its space: crumbs or a film"),
     "largest part": (lambda v: v < 0.4, "the largest part of the mesh has {:.0%} of its surface: it is in pieces"),
 }
@@ -37,7 +37,8 @@ def measure(mesh_scene: Any | None, nerf_scene: Any | None, data: dict[str, Any]
     """Facts about an asset; those that its stages can tell.
 
     Args:
-        mesh_scene, nerf_scene: systems of finished stages. data: the block of the configuration, for its cameras.
+        mesh_scene, nerf_scene: systems of finished stages, one of them at least.
+        data: the block of the configuration, for its cameras.
 
     Returns:
         ``components``; ``filled``: volume as a share of the sphere that holds the object; ``largest part``: its share
@@ -50,8 +51,8 @@ def measure(mesh_scene: Any | None, nerf_scene: Any | None, data: dict[str, Any]
         if scene is not None:
             views = [out["opacity"][0, ..., 0].cpu().numpy() for out in around(scene, data, VIEWS, SIDE)]
             masks[name] = np.stack(views)
-    if mesh_scene is not None:
-        facts |= of_surface(mesh_scene.geometry.isosurface(), float(mesh_scene.geometry.cfg.radius))
+    geometry = (mesh_scene or nerf_scene).geometry
+    facts |= of_surface(geometry.isosurface(), float(geometry.cfg.radius))
     if "nerf" in masks:
         covered = masks["nerf"] > FAINT
         facts["half transparent"] = float((masks["nerf"][covered] < SOLID).mean()) if covered.any() else 1.0

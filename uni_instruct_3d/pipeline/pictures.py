@@ -15,9 +15,9 @@ from threestudio.utils.config import parse_structured
 from threestudio.utils.files import atomic_path
 from threestudio.utils.images import write_video
 
-#: Frames of a turntable, and its side in pixels: a rasterised frame is cheap, a ray-marched one is not.
-FRAMES, FPS = 60, 30
-SIDES = {"nerf": 192, "geometry": 512, "texture": 512}
+#: Stage -> frames of a turntable, side in pixels: a rasterised frame is cheap, a ray-marched one is not.
+TURNTABLES = {"nerf": (30, 160), "geometry": (60, 512), "texture": (60, 512)}
+SECONDS = 2
 
 
 @torch.no_grad()
@@ -35,14 +35,14 @@ def around(scene: Any, data: dict[str, Any], views: int, side: int) -> Iterator[
 
 def frames_of(scene: Any, data: dict[str, Any], stage: str) -> list[np.ndarray]:
     """Frames of a turntable, [S, S, 3] in 0..255."""
-    outputs = around(scene, data, FRAMES, SIDES[stage])
+    outputs = around(scene, data, *TURNTABLES[stage])
     return [(255 * out["comp_rgb"][0].clamp(0, 1) + 0.5).to(torch.uint8).cpu().numpy() for out in outputs]
 
 
 def write_pictures(frames: Sequence[np.ndarray], folder: Path, side: int = 256) -> list[Path]:
     """``turntable.mp4`` of all frames, ``preview.png`` of four; returns the paths."""
     video, preview = folder / "turntable.mp4", folder / "preview.png"
-    write_video(str(video), list(frames), FPS)
+    write_video(str(video), list(frames), max(1, len(frames) // SECONDS))
     quarter = [Image.fromarray(frames[index * len(frames) // 4]).resize((side, side)) for index in range(4)]
     with atomic_path(preview) as temporary:
         Image.fromarray(np.concatenate([np.asarray(picture) for picture in quarter], axis=1)).save(temporary)
