@@ -30,7 +30,8 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--config", required=True, action="append", metavar="FILE",
         help="YAML file; configs/parsed.yaml of a trial to go on with it; repeated: later files override earlier ones",
     )  # fmt: skip
-    parser.add_argument("--gpu", default="0", help="GPUs as 0 or 0,1 (CUDA_VISIBLE_DEVICES goes first), cpu; default 0")
+    gpu_help = "GPUs as 0 or 0,1 (CUDA_VISIBLE_DEVICES goes first), cpu; default 0"
+    parser.add_argument("--gpu", type=gpus, default="0", help=gpu_help)
     parser.add_argument("--host", default="auto", choices=HOSTS, help="which threestudio answers; default auto")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks")
     parser.add_argument("--typecheck", action="store_true", help="check array shapes at run time (threestudio only)")
@@ -53,6 +54,13 @@ def found(config: str) -> str:
     """A configuration file of the working folder, else the project's own of that name."""
     own = ROOT / config
     return str(own) if not os.path.exists(config) and own.is_file() else config
+
+
+def gpus(text: str) -> str:
+    """Type of ``--gpu``: device numbers joined by commas, or ``cpu``."""
+    if text != "cpu" and not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} must be GPU numbers as 0 or 0,1, or cpu")
+    return text
 
 
 def find_checkout() -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -10,16 +11,44 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import numpy as np
 import pytest
 import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="files, and the tests of each, in a random order")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --shuffle no test may lean on what ran before it; files stay together, for their fixtures' sake."""
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        rng = random.Random(seed)
+        files = {item.path: rng.random() for item in items}
+        items.sort(key=lambda item: (files[item.path], rng.random()))
+
+
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  what libraries draw from
+    random.seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
     """Every test starts from the same random state and leaves the default dtype alone."""
-    torch.manual_seed(0)
+    _seed()
     yield
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    """What several tests share is the same whichever of them comes first."""
+    if fixturedef.scope != "function":
+        _seed()
+    return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -125,6 +125,9 @@ def redness(images, prompts):
 def constant(images, prompts):
     return images.new_zeros(len(images))
 
+def broken(images, prompts):
+    return {}["gone"]
+
 def scalar(images, prompts):
     return images.mean()
 
@@ -143,6 +146,8 @@ def test_a_function_of_a_file_is_a_reward(tmp_path):
         build_reward("", f"{tmp_path}/mine.py:constant")(image, PROMPTS)
     with pytest.raises(ValueError, match=r"mine.py:scalar' returned \[\], expected a tensor \[2\]"):
         build_reward("", f"{tmp_path}/mine.py:scalar")(image, PROMPTS)
+    with pytest.raises(ValueError, match="mine.py:broken' failed: KeyError: 'gone'"):
+        build_reward("", f"{tmp_path}/mine.py:broken")(image, PROMPTS)
     with pytest.raises(ValueError, match="mine.py has no function 'number'"):
         build_reward("", f"{tmp_path}/mine.py:number")
 
@@ -154,6 +159,7 @@ def test_a_function_of_a_file_is_a_reward(tmp_path):
         ("", {"model": "x"}, "has options .model. but system.guidance.reward_type is empty"),
         ("beauty", None, "'beauty' is not known; choose one of clip, aesthetic"),
         ("", "no/such/file.py:f", "cannot be imported: FileNotFoundError: no file no/such/file.py"),
+        ("", "os:system", "os:system' must take .images, prompts."),
         ("", "no_such_package.module:f", "cannot be imported: ModuleNotFoundError"),
         ("aesthetic", {}, "predictor is empty"),
         ("clip", {"model": "ViT-B-32"}, "pretrained=None of model='ViT-B-32' is no weights file and no tag"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,11 +142,14 @@ class FunctionReward(BaseModule):
         """What the function says.
 
         Raises:
-            ValueError: the function returns something else than [B], or nothing that depends on the pictures.
+            ValueError: the function fails, returns something else than [B], or nothing that depends on the pictures.
         """
         view_dependent = self.cfg.view_dependent and index is not None
         prompts = [prompt_utils.prompts_vd[i] for i in index.tolist()] if view_dependent else None
-        value = self.function(image.permute(0, 2, 3, 1), prompts or [prompt_utils.prompt] * len(image))
+        try:
+            value = self.function(image.permute(0, 2, 3, 1), prompts or [prompt_utils.prompt] * len(image))
+        except Exception as error:  # whatever a user's function raises
+            raise ValueError(f"{KEY}={self.cfg.function!r} failed: {type(error).__name__}: {error}") from error
         if not isinstance(value, Tensor) or value.shape != image.shape[:1]:
             found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"{KEY}={self.cfg.function!r} returned {found}, expected a tensor [{len(image)}]")
@@ -171,6 +175,12 @@ def load_function(path: str) -> Callable:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"{KEY}={path!r}: {where} has no function {name!r}")
+    try:
+        inspect.signature(function).bind("images", "prompts")
+    except TypeError as error:
+        raise ValueError(f"{KEY}={path!r} must take (images, prompts): {error}") from error
+    except ValueError:  # compiled ones have no signature
+        pass
     return function
 
 
