@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from uni_instruct_3d import ROOT
@@ -68,8 +70,8 @@ def rows(table: Table, prefix: str = "") -> Iterator[tuple[str, Allowed]]:
 def parsed(text: str) -> object:
     """What a command line makes of a value; the text itself where it is no YAML."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"key={text}"]))["key"]
+    except (yaml.YAMLError, OmegaConfBaseException):
         return text
 
 

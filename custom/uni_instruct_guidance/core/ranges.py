@@ -112,7 +112,7 @@ def number(
 ) -> Allowed:
     """A finite number, a whole one if asked, between bounds that are included (least, most) or not (above, below)."""
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
-    given = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
+    given = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
     kind = "a whole number" if whole else "a finite number"
 
     def holds(value: Any) -> bool:
@@ -204,7 +204,7 @@ def scheduled(row: Allowed, ever_above: float | None = None) -> Allowed:
         values = values_of(value)
         return values is not None and (ever_above is None or max(values) > ever_above)
 
-    more = "" if ever_above is None else f" and not {ever_above:g} throughout"
+    more = "" if ever_above is None else f" and not {ever_above} throughout"
     words = f"{row.words}{more}, or a schedule of such values: [start_step, start, end, end_step] with increasing steps"
     return Allowed(words, holds)
 

@@ -32,39 +32,42 @@ from ..guidance.ranges import GUIDANCE
 COUNT, STEPS, SIZE, SHARE = whole(least=1), whole(least=0), number(above=0), number(least=0, most=1)
 ANGLE, COLOUR = number(least=0, most=180), several(number(), 3)
 DECAY = number(least=0, below=1)
+# What no machine holds is a slip of the finger, and would end in a message about memory.
+PIXELS, SAMPLES, WIDTH, CELLS = (whole(least=1, most=1 << bits) for bits in (14, 16, 16, 12))
+LENGTH, SHIFT = number(above=0, most=10**6), number(least=0, most=10**6)
 
 DATA = {
-    "height": one_or_several(COUNT),
-    "width": one_or_several(COUNT),
-    "batch_size": one_or_several(COUNT),
+    "height": one_or_several(PIXELS),
+    "width": one_or_several(PIXELS),
+    "batch_size": one_or_several(SAMPLES),
     "resolution_milestones": several(COUNT),
-    "eval_height": COUNT,
-    "eval_width": COUNT,
-    "eval_batch_size": COUNT,
-    "n_val_views": COUNT,
-    "n_test_views": COUNT,
+    "eval_height": PIXELS,
+    "eval_width": PIXELS,
+    "eval_batch_size": SAMPLES,
+    "n_val_views": SAMPLES,
+    "n_test_views": SAMPLES,
     "elevation_range": ascending(number(least=-90, most=90)),
     "azimuth_range": ascending(number(least=-360, most=360)),
-    "camera_distance_range": ascending(SIZE),
+    "camera_distance_range": ascending(LENGTH),
     "fovy_range": ascending(number(above=0, below=180)),
-    "light_distance_range": ascending(SIZE),
-    "camera_perturb": number(least=0),
-    "center_perturb": number(least=0),
-    "up_perturb": number(least=0),
-    "light_position_perturb": number(least=0),
+    "light_distance_range": ascending(LENGTH),
+    "camera_perturb": SHIFT,
+    "center_perturb": SHIFT,
+    "up_perturb": SHIFT,
+    "light_position_perturb": SHIFT,
     "eval_elevation_deg": number(least=-90, most=90),
-    "eval_camera_distance": SIZE,
+    "eval_camera_distance": LENGTH,
     "eval_fovy_deg": number(above=0, below=180),
     "progressive_until": STEPS,
 }
 
 ENCODING = {
-    "n_levels": COUNT,
-    "n_features_per_level": COUNT,
+    "n_levels": whole(least=1, most=64),
+    "n_features_per_level": whole(least=1, most=64),
     "log2_hashmap_size": whole(least=1, most=30),
-    "base_resolution": COUNT,
-    "per_level_scale": number(least=1),
-    "n_frequencies": COUNT,
+    "base_resolution": CELLS,
+    "per_level_scale": number(least=1, most=16),
+    "n_frequencies": whole(least=1, most=64),
     "n_masking_step": STEPS,
     "start_level": STEPS,
     "start_step": STEPS,
@@ -72,17 +75,17 @@ ENCODING = {
     "degree": COUNT,
     "init_std": number(least=0),
 }
-NETWORK = {"n_neurons": COUNT, "n_hidden_layers": STEPS}
+NETWORK = {"n_neurons": WIDTH, "n_hidden_layers": whole(least=0, most=256)}
 
 GEOMETRY = {
-    "radius": SIZE,
-    "isosurface_resolution": whole(least=2),
+    "radius": LENGTH,
+    "isosurface_resolution": whole(least=2, most=2048),
     "isosurface_threshold": either(number(), text()),
     "isosurface_chunk": STEPS,
     "isosurface_outlier_n_faces_threshold": number(least=0),
-    "n_input_dims": COUNT,
-    "n_feature_dims": STEPS,
-    "grid_size": several(whole(least=2), 3),
+    "n_input_dims": WIDTH,
+    "n_feature_dims": whole(least=0, most=1 << 16),
+    "grid_size": several(whole(least=2, most=2048), 3),
     "density_bias": either(number(), text()),
     "density_blob_scale": number(),
     "density_blob_std": SIZE,
@@ -99,8 +102,8 @@ GEOMETRY = {
 }
 
 MATERIAL = {
-    "n_output_dims": COUNT,
-    "input_feature_dims": or_null(COUNT),
+    "n_output_dims": WIDTH,
+    "input_feature_dims": or_null(WIDTH),
     "ambient_light_color": COLOUR,
     "diffuse_light_color": COLOUR,
     "ambient_only_steps": STEPS,
@@ -110,7 +113,7 @@ MATERIAL = {
 }
 
 BACKGROUND = {
-    "n_output_dims": COUNT,
+    "n_output_dims": WIDTH,
     "color": several(number(), least=1),
     "eval_color": or_null(COLOUR),
     "random_aug_prob": SHARE,
@@ -121,14 +124,14 @@ BACKGROUND = {
 }
 
 RENDERER = {
-    "radius": SIZE,
-    "num_samples_per_ray": COUNT,
+    "radius": LENGTH,
+    "num_samples_per_ray": SAMPLES,
     "eval_chunk_size": STEPS,
     "near_plane": number(least=0),
     "far_plane": SIZE,
-    "num_samples_per_ray_proposal": COUNT,
-    "num_samples_per_ray_importance": COUNT,
-    "supersample": COUNT,
+    "num_samples_per_ray_proposal": SAMPLES,
+    "num_samples_per_ray_importance": SAMPLES,
+    "supersample": whole(least=1, most=16),
 }
 
 PROMPTS = {

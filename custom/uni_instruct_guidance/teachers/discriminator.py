@@ -37,7 +37,7 @@ class DiscriminatorConfig:
 
 
 # Numbers of a DiscriminatorConfig, see core/ranges.py.
-RANGES = {"features": several(text()), "width": whole(least=1), "warmup_steps": whole(least=0),
+RANGES = {"features": several(text()), "width": whole(least=1, most=1 << 14), "warmup_steps": whole(least=0),
           "warmup_ramp": whole(least=0), "calibrate_every": whole(least=0)}  # fmt: skip
 
 

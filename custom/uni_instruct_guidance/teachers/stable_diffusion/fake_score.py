@@ -51,12 +51,12 @@ class FakeScoreConfig:
 
 # Numbers of a FakeScoreConfig, see core/ranges.py.
 RANGES = {
-    "rank": whole(least=1),
+    "rank": whole(least=1, most=1 << 14),
     "alpha": number(above=0),
     "updates_per_step": or_null(whole(least=1)),
     "guidance_scale": or_null(number(least=0)),
     "cfg_train": or_null(number(least=0)),
-    "batch": whole(least=1),
+    "batch": whole(least=1, most=1 << 14),
 }
 
 
