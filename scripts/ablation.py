@@ -21,7 +21,7 @@ import _environment  # noqa: F401
 from tqdm import tqdm
 
 from uni_instruct_3d import ROOT
-from uni_instruct_3d.command import SEED, run_command
+from uni_instruct_3d.command import COUNT, SEED, run_command
 from uni_instruct_3d.help import Help
 from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.distill2d.ablation import (
@@ -54,16 +54,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS), metavar="CELL",
                         help=f"default: all; {', '.join(map(repr, CELLS))}")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--samples", type=int, default=Assessment.samples, help="of each generator")
+    parser.add_argument("--jobs", type=COUNT, default=2, help="processes, one thread each")
+    parser.add_argument("--samples", type=COUNT, default=Assessment.samples, help="of each generator")
     parser.add_argument("--judge-weights", default=str(ROOT / "load" / "judge" / "digits.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("outputs/distill2d/ablation"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration, for all cells")
-    args = parser.parse_intermixed_args(arguments)
-    for name in ("jobs", "samples"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
-    return args
+    return parser.parse_intermixed_args(arguments)
 
 
 def run(args: argparse.Namespace) -> tuple[str, list[str]]:

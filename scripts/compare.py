@@ -23,7 +23,7 @@ from pathlib import Path
 import _environment  # noqa: F401
 
 from uni_instruct_3d import ROOT
-from uni_instruct_3d.command import SEED, run_command
+from uni_instruct_3d.command import COUNT, SEED, run_command
 from uni_instruct_3d.comparison.cell import BACKBONES, CellRunner, failed, read_result
 from uni_instruct_3d.comparison.engines import ENGINES, visible_gpus
 from uni_instruct_3d.comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets
@@ -45,8 +45,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=presets(), help="settings over all methods, of configs/presets")
     parser.add_argument("--out", type=Path, default=Path("outputs/compare"))
     parser.add_argument("--engine", default="local", choices=list(ENGINES))
-    parser.add_argument("--jobs", type=int, help="runs at once; by default one per GPU, or one per core")
-    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--jobs", type=COUNT, help="runs at once; by default one per GPU, or one per core")
+    parser.add_argument("--threads", type=COUNT, default=1, help="of each run")
     parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
     parser.add_argument("--clip", default="local-dir:load/clip/shapes", help="open-clip model of the score")
     parser.add_argument("--clip-pretrained", metavar="TAG|FILE", help="its weights, for an architecture")
@@ -56,9 +56,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is finished")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every stage of every run")
     args = parser.parse_intermixed_args(argv)
-    for name in ("jobs", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
     # overrides that stand right behind the columns
     strays = [text for text in args.methods if "=" in text.partition(":")[0]]
     args.methods = [text for text in args.methods if text not in strays]
@@ -87,6 +84,8 @@ def teacher_digest(plan: Plan) -> str:
     key = "system.prompt_processor.pretrained_model_name_or_path"
     config = OmegaConf.load(CONFIGS / plan.stages[0].config.format(set=CONFIG_SETS[plan.config_set]))
     name = OmegaConf.select(OmegaConf.merge(config, OmegaConf.from_dotlist(list(plan.overrides))), key)
+    if not isinstance(name, str):
+        raise ValueError(f"{key}={name!r} must be a folder or a hub id")
     weights = sorted(Path(name).glob("*/*.safetensors")) or sorted((ROOT / name).glob("*/*.safetensors"))
     digest = hashlib.sha256(name.encode())
     for path in weights:

@@ -23,9 +23,10 @@ import torch
 from tqdm import tqdm
 
 from uni_instruct_3d import ROOT
-from uni_instruct_3d.command import SEED, device, run_command
+from uni_instruct_3d.command import COUNT, SEED, device, run_command
 from uni_instruct_3d.help import Help
 from uni_instruct_guidance.core.errors import require_writable
+from uni_instruct_guidance.core.ranges import argument, whole
 from uni_instruct_guidance.distill2d.callbacks import atomically, save_grid
 from uni_instruct_guidance.distill2d.config import read_config
 from uni_instruct_guidance.distill2d.data import load_data
@@ -53,10 +54,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("checkpoint", help="student.safetensors or last.ckpt of distill_2d.py; or: teacher")
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="as for distill_2d.py")
-    parser.add_argument("--samples", type=int, default=10_000, help="of each generator")
-    parser.add_argument("--steps", type=int, default=18, help="of the teacher's sampler: 2 steps - 1 evaluations")
+    parser.add_argument("--samples", type=argument(whole(least=10)), default=10_000, help="of each generator")
+    parser.add_argument("--steps", type=argument(whole(least=2)), default=18,
+                        help="of the teacher's sampler: 2 steps - 1 evaluations")  # fmt: skip
     parser.add_argument("--no-teacher", action="store_true", help="the student alone, without the ratio")
-    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--batch", type=COUNT, default=250)
     parser.add_argument("--seed", type=SEED, default=0, help="of the noise, the same for both")
     parser.add_argument("--judge", choices=list(JUDGES), help="default: digits for digits, else inception")
     parser.add_argument("--judge-weights", type=Path, help="default for digits: the shipped classifier")
@@ -64,11 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluate_2d"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="teacher=… data.path=… init_sigma=…")
-    args = parser.parse_intermixed_args(arguments)
-    for name, least in (("samples", 10), ("batch", 1), ("steps", 2)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}, got {getattr(args, name)}")
-    return args
+    return parser.parse_intermixed_args(arguments)
 
 
 def generators(args: argparse.Namespace, cfg: DistillConfig, teacher):

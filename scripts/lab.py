@@ -16,7 +16,7 @@ from pathlib import Path
 import _environment  # noqa: F401
 from tqdm import tqdm
 
-from uni_instruct_3d.command import SEED, run_command
+from uni_instruct_3d.command import COUNT, SEED, run_command
 from uni_instruct_3d.help import Help
 from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
 from uni_instruct_3d.lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
@@ -33,18 +33,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="rows of the table (default: all)")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), help="default: all (kappa sweep: grid25)")
     parser.add_argument("--sweep", choices=["kappa"], help="compare path weights and weightings instead of methods")
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="generator updates")
+    parser.add_argument("--steps", type=COUNT, default=defaults.steps, help="generator updates")
     parser.add_argument("--seed", type=SEED, default=0, help="seeds initial weights, noise and samples")
-    parser.add_argument("--seeds", type=int, default=1, help="number of runs, seeds counting up from --seed")
+    parser.add_argument("--seeds", type=COUNT, default=1, help="number of runs, seeds counting up from --seed")
     parser.add_argument("--weighting", choices=list(WEIGHTINGS), default="epsilon", help="of Uni-Instruct's rows")
-    parser.add_argument("--batch", type=int, default=defaults.batch)
-    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--batch", type=COUNT, default=defaults.batch)
+    parser.add_argument("--workers", type=COUNT, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("outputs/lab"))
-    args = parser.parse_args(arguments)
-    for name in ("steps", "batch", "workers", "seeds"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from uni_instruct_guidance.core.errors import one_line, require_writable
 from uni_instruct_guidance.core.ranges import argument, number, whole
@@ -21,7 +22,7 @@ SCALE = argument(number(least=0), float)
 SEED = argument(whole(least=0, most=2**32 - 1))
 
 #: What a mistake of a user raises; anything else is a bug and keeps its traceback.
-MISTAKES = (ValueError, OSError, OmegaConfBaseException)
+MISTAKES = (ValueError, OSError, OmegaConfBaseException, YAMLError)
 
 
 def run_command(name: str, call: Callable[[], int | None], place: Path | None = None) -> int:

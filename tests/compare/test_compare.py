@@ -122,7 +122,7 @@ def test_mistakes_are_one_line(argv, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--methods", "sds", "--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["--methods", "sds", "--jobs", "0"], "argument --jobs: 0 must be at least 1"),
         (["--methods", "sds", "--engine", "slurm"], "invalid choice: 'slurm'"),
         (["--methods", "sds", "--", "maxsteps"], "'maxsteps' is not of the form key=value"),
     ],

@@ -40,12 +40,12 @@ class BankConfig:
 
 # Numbers of a BankConfig, see core/ranges.py.
 RANGES = {
-    "size": whole(least=1),
+    "size": whole(least=1, most=1 << 20),
     "steps": whole(least=1),
     "guidance_scale": number(least=0),
     "refresh_every": whole(least=0),
     "seed": whole(least=0),
-    "batch_size": whole(least=1),
+    "batch_size": whole(least=1, most=1 << 16),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.methods import RANGES as METHOD
-from ..core.ranges import Table, number, or_null, scheduled, whole
+from ..core.ranges import Table, number, or_null, scheduled, text, whole
 from ..teachers.discriminator import RANGES as DISCRIMINATOR
 from ..teachers.stable_diffusion.fake_score import RANGES as FAKE_SCORE
 from .bank import RANGES as BANK
@@ -11,12 +11,17 @@ from .bank import RANGES as BANK
 COUNT, STEPS, SCALE = whole(least=1), whole(least=0), number(least=0)
 FRACTION = scheduled(number(least=0, most=1))
 
+TEACHER = text("a folder or a hub id", lambda name: not name.strip())
+
 WARMUP = {"steps": STEPS, "guidance_scale": SCALE}
 GRADIENT = {"target": number(above=0), "max_ratio": SCALE}
 
 # Null leaves a number as the method's row has it.
 GUIDANCE: Table = {
     **{key: row if isinstance(row, dict) else or_null(row) for key, row in METHOD.items()},
+    "pretrained_model_name_or_path": TEACHER,
+    "pretrained_model_name_or_path_lora": TEACHER,
+    "bank_dir": text("a folder", lambda name: not name),
     "guidance_scale": or_null(scheduled(SCALE)),
     "guidance_rescale": number(least=0, most=1),
     "grad_clip": or_null(scheduled(number(above=0))),

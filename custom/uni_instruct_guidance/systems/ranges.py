@@ -27,7 +27,7 @@ from ..core.ranges import (
     whole,
 )
 from ..guidance.config import check_guidance
-from ..guidance.ranges import GUIDANCE
+from ..guidance.ranges import GUIDANCE, TEACHER
 
 COUNT, STEPS, SIZE, SHARE = whole(least=1), whole(least=0), number(above=0), number(least=0, most=1)
 ANGLE, COLOUR = number(least=0, most=180), several(number(), 3)
@@ -135,6 +135,7 @@ RENDERER = {
 }
 
 PROMPTS = {
+    "pretrained_model_name_or_path": TEACHER,
     "overhead_threshold": ANGLE,
     "front_threshold": ANGLE,
     "back_threshold": ANGLE,
