@@ -46,7 +46,7 @@ def test_shipped_methods_pass(tmp_path):
 #: Every one of them trained to status 0 once, or ended in a traceback or in a sentence without the key.
 REFUSED = {
     f"{GUIDANCE}guidance_scale": ["nan", ".inf", "-1", "abc", "[1,2]", "{a: 1}", "[0,1,.nan,5]"],
-    f"{GUIDANCE}pretrained_model_name_or_path": ["3", "''", "[a]"],
+    f"{GUIDANCE}pretrained_model_name_or_path": ["3", "[a]", "null"],
     f"{GUIDANCE}bank_dir": ["3", "{a: 1}"],
     "system.prompt_processor.pretrained_model_name_or_path": ["3", "null"],
     f"{GUIDANCE}kappa": ["nan", ".nan", "-.inf", "abc", "[1]", "true"],

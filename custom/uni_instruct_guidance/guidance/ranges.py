@@ -11,7 +11,7 @@ from .bank import RANGES as BANK
 COUNT, STEPS, SCALE = whole(least=1), whole(least=0), number(least=0)
 FRACTION = scheduled(number(least=0, most=1))
 
-TEACHER = text("a folder or a hub id", lambda name: not name.strip())
+TEACHER = text("a folder or a hub id")  # empty: none, which is enough to render and export
 
 WARMUP = {"steps": STEPS, "guidance_scale": SCALE}
 GRADIENT = {"target": number(above=0), "max_ratio": SCALE}
