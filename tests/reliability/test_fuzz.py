@@ -33,7 +33,7 @@ import launch
 import uni_instruct_guidance.guidance
 import uni_instruct_guidance.systems  # noqa: F401
 from threestudio import runner
-from threestudio.utils.misc import set_device
+from threestudio.utils.misc import load_checkpoint, set_device
 from uni_instruct_3d.pipeline import cli as pipeline
 from uni_instruct_guidance.distill2d import cli
 from uni_instruct_guidance.distill2d.data import DataConfig, load_data
@@ -67,7 +67,7 @@ class Outcome:
 @pytest.fixture
 def entries(monkeypatch) -> Entries:
     """Every entry point; behind the checks of the two trainers nothing is trained."""
-    monkeypatch.setattr(runner, "_carry_out", lambda *_, **__: None)
+    monkeypatch.setattr(runner, "_carry_out", lambda action, cfg, *_: cfg.resume and load_checkpoint(cfg.resume))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
 
     def distil(cfg):
