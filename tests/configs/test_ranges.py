@@ -39,8 +39,9 @@ def test_shipped_configurations_pass(path, tmp_path):
 
 
 def test_shipped_methods_pass(tmp_path):
+    base = load(tmp_path, ROOT / "configs" / "shapes-nerf.yaml")
     for overlay in OVERLAYS:
-        load(tmp_path, ROOT / "configs" / "shapes-nerf.yaml", overlay)
+        check_config(OmegaConf.merge(base, OmegaConf.load(overlay)))
 
 
 #: Every one of them trained to status 0 once, or ended in a traceback or in a sentence without the key.
