@@ -13,6 +13,7 @@ import sys
 
 import _environment  # noqa: F401
 
+import uni_instruct_3d.world_data  # noqa: F401  the row `shapes` of the data sets
 from uni_instruct_guidance.distill2d.cli import main
 from uni_instruct_guidance.distill2d.trainer import DistillConfig, distill
 

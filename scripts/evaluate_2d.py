@@ -22,6 +22,7 @@ import _environment  # noqa: F401
 import torch
 from tqdm import tqdm
 
+import uni_instruct_3d.world_data  # noqa: F401  the row `shapes` of the data sets
 from uni_instruct_3d import ROOT
 from uni_instruct_3d.command import COUNT, SEED, device, run_command
 from uni_instruct_3d.help import Help

@@ -3,6 +3,7 @@
     python scripts/lab.py                                     every method, 8-ring and 25-grid: one table, two pictures
     python scripts/lab.py --methods uni_fkl_paper sid --targets grid25 --steps 4000
     python scripts/lab.py --sweep kappa --steps 1200          path weight against weighting, for every divergence
+    python scripts/lab.py --causes                            why forms diverge: the ratio, one fault at a time
 
 Writes `table.md`, `results.json` and pictures into `--out`.
 """
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from uni_instruct_3d.command import COUNT, SEED, run_command
 from uni_instruct_3d.help import Help
+from uni_instruct_3d.lab2d.causes import causes_tables
 from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
 from uni_instruct_3d.lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
 from uni_instruct_3d.lab2d.targets import TARGETS
@@ -33,6 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="rows of the table (default: all)")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), help="default: all (kappa sweep: grid25)")
     parser.add_argument("--sweep", choices=["kappa"], help="compare path weights and weightings instead of methods")
+    parser.add_argument("--causes", action="store_true", help="measure the ratio's faults one at a time, nothing else")
     parser.add_argument("--steps", type=COUNT, default=defaults.steps, help="generator updates")
     parser.add_argument("--seed", type=SEED, default=0, help="seeds initial weights, noise and samples")
     parser.add_argument("--seeds", type=COUNT, default=1, help="number of runs, seeds counting up from --seed")
@@ -51,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Train, compare, write."""
+    if args.causes:
+        write_text(args.out / "causes.md", causes_tables(lambda line: print(line, flush=True)))
+        return
     experiments = kappa_sweep() if args.sweep else default_experiments(args.steps, args.weighting)
     labels = [experiment.label for experiment in experiments]
     unknown = sorted(set(args.methods or ()) - set(labels))

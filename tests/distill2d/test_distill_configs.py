@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_runs import tiny_data, tiny_network, weights
 
+import uni_instruct_3d.world_data  # noqa: F401  its row of the data sets
 from uni_instruct_guidance.distill2d.config import DistillConfig, EDMConfig, read_config
-from uni_instruct_guidance.distill2d.data import DATASETS
+from uni_instruct_guidance.distill2d.data import DATASETS, to_unit_range
 from uni_instruct_guidance.distill2d.methods import one_step_method
 from uni_instruct_guidance.distill2d.trainer import build_distill_module, build_edm_module, distill
 from uni_instruct_guidance.teachers.edm import EDM_PRESETS, build_network
@@ -83,6 +84,11 @@ def test_large_networks_with_the_papers_numbers(path):
 @pytest.mark.parametrize("path", TEACHERS, ids=name)
 def test_teacher_runs_are_complete(path):
     module = build_edm_module(read_config(EDMConfig, [path]))
+    if module.cfg.data.name == "shapes":
+        assert module.network.label_dim == module.data.num_classes == 28
+        assert sum(p.numel() for p in module.network.parameters()) <= 6e6
+        assert module.network.sigma_data == pytest.approx(float(to_unit_range(module.data.images(range(64))).std()), abs=0.1)
+        return
     assert module.network.label_dim == (10 if path.stem.endswith("-cond") else 0)
     # sigma_data is the spread of the pixels, which is 0.752.
     assert module.network.sigma_data == pytest.approx(float(module.data.images(range(1797)).std()), abs=0.01)

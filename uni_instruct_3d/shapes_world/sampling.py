@@ -29,6 +29,11 @@ _WEIGHTS = np.array([VIEW_CLASS_WEIGHT if row.has_views else 1.0 for row in OBJE
 _CUMULATIVE = np.cumsum(_WEIGHTS / _WEIGHTS.sum())
 
 
+def class_probabilities() -> np.ndarray:
+    """How often each of `CLASSES` occurs in the splits `train` and `all`, [K] summing to 1."""
+    return _WEIGHTS / _WEIGHTS.sum()
+
+
 def _stream(seed: int, index: int, purpose: int) -> np.random.Generator:
     """Independent random numbers per (seed, index, purpose), without any state between calls."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, index]))

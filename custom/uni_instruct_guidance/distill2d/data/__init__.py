@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import choose
 from ...core.ranges import check, whole
@@ -15,7 +16,7 @@ from .imagenet64 import load_imagenet64
 from .images import load_folder, load_zip
 from .loader import StepSampler, image_loader
 
-__all__ = ["DATASETS", "ArrayData", "DataConfig", "ImageData", "StepSampler", "image_loader", "load_data",
+__all__ = ["DATASETS", "ArrayData", "DataConfig", "DatasetRow", "ImageData", "StepSampler", "image_loader", "load_data",
            "to_unit_range"]  # fmt: skip
 
 
@@ -28,22 +29,26 @@ class DataConfig:
     """Where real images come from.
 
     Args:
-        name: row of `DATASETS`: digits | folder | zip | cifar10 | imagenet64.
-        path: folder or file; not needed for digits.
+        name: row of `DATASETS`: digits | folder | zip | cifar10 | imagenet64; `uni_instruct_3d` adds shapes, the
+            procedural world.
+        path: folder or file; not needed for digits and shapes.
         workers: processes that read and decode images beside the training process.
+        options: of rows that have any (shapes: `WorldOptions` in uni_instruct_3d/world_data.py).
     """
 
     name: str = "digits"
     path: str | None = None
     workers: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """One kind of data: how it is read, and whether it needs a path."""
+    """One kind of data: how it is read, whether it needs a path, and whether it takes options."""
 
     load: Callable[[DataConfig], ImageData]
     needs_path: bool = True
+    takes_options: bool = False
 
 
 DATASETS: dict[str, DatasetRow] = {
@@ -67,5 +72,7 @@ def load_data(cfg: DataConfig) -> ImageData:
             raise ValueError(f"data.path is missing: data.name={cfg.name} needs the place of the files")
         if not Path(cfg.path).exists():
             raise ValueError(f"data.path={cfg.path!r} does not exist")
+    if cfg.options and not row.takes_options:
+        raise ValueError(f"data.options={cfg.options!r}: data.name={cfg.name} has no options")
     check(RANGES, cfg, "data.")
     return row.load(cfg)
