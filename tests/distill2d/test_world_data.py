@@ -52,7 +52,13 @@ def test_classes_come_as_often_as_they_say():
 def test_a_teacher_trains_on_it():
     config = read_config(EDMConfig, [], ["steps=2", "batch=4", "lr=1e-3", "data.name=shapes", "data.options.size=8",
                                          "trainer.accelerator=cpu"])  # fmt: skip
-    config.network = {"img_resolution": 8, "img_channels": 3, "label_dim": len(CLASSES), "model_type": "SongUNet", **SMALL}
+    config.network = {
+        "img_resolution": 8,
+        "img_channels": 3,
+        "label_dim": len(CLASSES),
+        "model_type": "SongUNet",
+        **SMALL,
+    }
     result = train_edm(config, quiet=True)
     assert result.scalars["loss/denoising"] > 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from uni_instruct_3d.lab2d.causes import critic_at_the_start, flow
 from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_job
 from uni_instruct_3d.lab2d.metrics import assess
 from uni_instruct_3d.lab2d.report import kappa_plot, picture_grid, table
@@ -95,6 +96,21 @@ def test_discriminator_learns_the_ratio_of_two_gaussians():
     report = calibration(logit, true)
     assert report.mean_abs_error < 0.1
     assert report.expected_calibration_error < 0.02
+
+
+def test_an_untrained_critic_turns_the_exact_form_round():
+    """The cause of Jensen-Shannon's divergence: the ratio, not the scores; by parts keeps its direction."""
+    exact, by_parts = (critic_at_the_start("js", form, 100, count=4096) for form in ("exact", "by_parts"))
+    assert exact.slope < 0.1 and exact.gradient_slope < 0.2
+    assert exact.cosine < 0 and exact.size > 10 and exact.cosine_scores > 0.95
+    assert by_parts.cosine > 0.5
+
+
+@pytest.mark.slow
+def test_by_parts_survives_a_ratio_that_is_off():
+    assert flow("js", "by_parts", factor=0.4, clamp=None, start=2.0, steps=200) < 0.1
+    assert flow("js", "exact", factor=0.4, clamp=None, start=2.0, steps=200) > 2
+    assert flow("js", "exact", clamp=None, start=2.0, steps=200) < 0.1
 
 
 @pytest.mark.slow
