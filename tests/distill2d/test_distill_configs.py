@@ -87,7 +87,8 @@ def test_teacher_runs_are_complete(path):
     if module.cfg.data.name == "shapes":
         assert module.network.label_dim == module.data.num_classes == 28
         assert sum(p.numel() for p in module.network.parameters()) <= 6e6
-        assert module.network.sigma_data == pytest.approx(float(to_unit_range(module.data.images(range(64))).std()), abs=0.1)
+        spread = float(to_unit_range(module.data.images(range(64))).std())
+        assert module.network.sigma_data == pytest.approx(spread, abs=0.1)
         return
     assert module.network.label_dim == (10 if path.stem.endswith("-cond") else 0)
     # sigma_data is the spread of the pixels, which is 0.752.
