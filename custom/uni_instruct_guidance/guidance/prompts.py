@@ -10,9 +10,19 @@ from ..teachers.stable_diffusion.networks import Condition
 
 
 def condition_of(
-    prompt_utils, cameras: dict, *, view_dependent: bool, fake_view_dependent: bool, camera: Tensor | None
+    prompt_utils,
+    cameras: dict,
+    *,
+    view_dependent: bool,
+    fake_view_dependent: bool,
+    camera: Tensor | None,
+    perp_neg: bool = True,
 ) -> Condition:
-    """Texts for teacher and fake score at these cameras; threestudio puts the conditional half first."""
+    """Texts for teacher and fake score at these cameras; threestudio puts the conditional half first.
+
+    Args:
+        perp_neg: use the perpendicular negative prompts where the prompts have them.
+    """
 
     def texts(views: bool) -> tuple[Tensor, Tensor]:
         both = prompt_utils.get_text_embeddings(
@@ -22,7 +32,7 @@ def condition_of(
 
     text, uncond = texts(view_dependent)
     fake_text, fake_uncond = (text, uncond) if fake_view_dependent == view_dependent else texts(fake_view_dependent)
-    if not prompt_utils.use_perp_neg:
+    if not (perp_neg and prompt_utils.use_perp_neg):
         return Condition(text, uncond, fake_text, fake_uncond, camera)
     rows, weights = prompt_utils.get_text_embeddings_perp_neg(
         cameras["elevation"], cameras["azimuth"], cameras["camera_distances"], view_dependent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -34,11 +34,21 @@ from ..scoring.rewards import REWARDS, build_reward
 from ..teachers.sampling import solve_discrete
 from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.networks import Condition, Networks
-from ..teachers.stable_diffusion.teacher import Teacher
+from ..teachers.stable_diffusion.teacher import Teacher, resized
 from .bank import SampleBank
 from .config import GuidanceFields, build_method, parse_blocks
 from .prompts import condition_of, direction_indices, direction_texts
 from .ranges import GUIDANCE
+
+
+@dataclass
+class LastAnswer:
+    """x̂0 of teacher and fake score [B, C, h, w] (None: conditional score), and the noise level α, σ [B]."""
+
+    x0_teacher: Tensor
+    x0_fake: Tensor | None
+    alpha: Tensor
+    sigma: Tensor
 
 
 @threestudio.register("uni-instruct-guidance")
@@ -57,6 +67,12 @@ class UniInstructGuidance(BaseModule):
 
     # every loss this guidance can return; `system.loss.lambda_<name>` weights it
     losses = ("uni_instruct", "fake_score", "discriminator", "reward")
+    # side of the pictures that the teacher encodes (None: its own), and whether it follows perpendicular negatives; the
+    # twins of threestudio's guidances set them to what these do
+    encode_size: int | None = None
+    perp_neg = True
+    # what the networks said in the last step, for losses in the picture
+    last_answer: LastAnswer | None = None
 
     def configure(self) -> None:
         check(GUIDANCE, OmegaConf.to_container(self.cfg, throw_on_missing=False), "system.guidance.")
@@ -163,7 +179,7 @@ class UniInstructGuidance(BaseModule):
         cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
         condition = self._condition(prompt_utils, cameras)
         image = rgb.permute(0, 3, 1, 2)
-        latents = image if rgb_as_latents else self.teacher.encode(image)
+        latents = self._latents(image, rgb_as_latents)
         real = self._real_latents(prompt_utils, cameras)
         losses = self._learn(latents.detach(), real, condition)
         grad, log = self._gradient(latents.detach(), condition)
@@ -179,6 +195,20 @@ class UniInstructGuidance(BaseModule):
         log |= {"max_step": self.max_fraction * self.teacher.process.steps, "guidance_scale": self.guidance_scale}
         return losses | log
 
+    def _latents(self, image: Float[Tensor, "B C H W"], as_latents: bool) -> Float[Tensor, "B C h w"]:
+        """What the teacher sees of a picture, encoded or taken for latents as it is."""
+        if not as_latents:
+            return self.teacher.encode(image, size=self.encode_size)
+        if image.shape[1] != self.teacher.unet.config.in_channels:
+            raise ValueError(
+                f"rgb_as_latents: the picture has {image.shape[1]} channels, latents have "
+                f"{self.teacher.unet.config.in_channels}"
+            )
+        side = self.teacher.latent_size
+        if self.encode_size is not None:
+            side = self.encode_size * side // self.teacher.image_size
+        return resized(image, side)
+
     def _condition(self, prompt_utils, cameras: dict) -> Condition:
         camera = None
         encoding = CAMERA_ENCODINGS[self.blocks.fake_score.camera_condition] if self.networks.fake is not None else None
@@ -190,6 +220,7 @@ class UniInstructGuidance(BaseModule):
             view_dependent=self.cfg.view_dependent_prompting,
             fake_view_dependent=self.blocks.fake_score.view_dependent_prompt,
             camera=camera,
+            perp_neg=self.perp_neg,
         )
 
     def _real_latents(self, prompt_utils, cameras: dict) -> Tensor | None:
@@ -238,11 +269,13 @@ class UniInstructGuidance(BaseModule):
         times = TimeSampler("uniform_t", 0.0, 1.0).sample(self.teacher.process, len(x0), device=x0.device)
         eps = torch.randn_like(x0)
         x_t = self.teacher.process.diffuse(x0, eps, times.t)
+        if cfg.camera_dropout and torch.rand(()) < cfg.camera_dropout:
+            condition = replace(condition, camera=torch.zeros_like(condition.camera))
         x0_fake, _ = self.networks.fake(x_t, times.t, condition.fake_text, condition.camera)
         if self.fake_train_scale != 1.0:
-            uncond, _ = self.networks.fake(x_t, times.t, condition.fake_uncond, condition.camera)
-            x0_fake = classifier_free(x0_fake, uncond, self.fake_train_scale)
-        return denoising_loss(x0_fake, x0, times.alpha, times.sigma).mean()
+            reference = self.networks.fake_reference(x_t, times.t, condition)
+            x0_fake = classifier_free(x0_fake, reference, self.fake_train_scale)
+        return denoising_loss(x0_fake, x0, times.alpha, times.sigma, self.networks.fake.weighting).mean()
 
     def _discriminator_loss(self, latents: Tensor, real: Tensor, condition: Condition) -> Tensor:
         """Cross-entropy of diffused teacher samples against diffused renderings at the same noise levels (Eq. A.49)."""
@@ -306,6 +339,8 @@ class UniInstructGuidance(BaseModule):
             if gan_weight:
                 total = total + gan_weight * (generator_loss(answer.logit) * out.valid).sum()
             (grad,) = torch.autograd.grad(total, x0)
+        fake = None if answer.x0_fake is None else answer.x0_fake.detach()
+        self.last_answer = LastAnswer(answer.x0_teacher.detach(), fake, times.alpha, times.sigma)
         grad = torch.where(per_sample(out.valid, grad), grad, torch.zeros_like(grad))
         log |= {name.replace("/", "_"): value.float() for name, value in out.diagnostics.items()}
         log["objective_value"] = out.value.mean()

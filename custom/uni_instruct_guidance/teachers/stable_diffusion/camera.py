@@ -35,13 +35,14 @@ CAMERA_ENCODINGS = {
 
 
 class CameraEmbedding(nn.Module):
-    """Two layers to the U-Net's time-embedding width. The last starts at zero: the fake score starts as the teacher."""
+    """Two layers to the U-Net's time-embedding width. With the last at zero the fake score starts as the teacher."""
 
-    def __init__(self, encoding: tuple, width: int) -> None:
+    def __init__(self, encoding: tuple, width: int, starts_at_zero: bool = True) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(encoding[1], width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.layers[2].weight)
-        nn.init.zeros_(self.layers[2].bias)
+        if starts_at_zero:
+            nn.init.zeros_(self.layers[2].weight)
+            nn.init.zeros_(self.layers[2].bias)
 
     def forward(self, camera: Float[Tensor, "B K"]) -> Float[Tensor, "B W"]:
         return self.layers(camera)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ...core.errors import choose
+from ...core.fake_score import DENOISING_WEIGHTS
 from ...core.ranges import check, number, or_null, whole
 from .camera import CAMERA_ENCODINGS, CameraEmbedding
 from .teacher import Teacher, unshared_skeleton, use_plain_attention
@@ -36,6 +38,13 @@ class FakeScoreConfig:
     guidance_scale: classifier-free guidance of the fake score when it answers (None: the row's; 1: none).
     cfg_train: guidance scale inside its own training loss (long-short guidance; None: the row's; 1: none).
     batch: noise levels drawn per rendered latent in one update.
+    init: how it starts, a row of INITS: quiet (exactly the teacher, small steps first) | threestudio (its VSD's: LoRA's
+        inner weights several times larger, and a camera layer at random).
+    contrast: what its own guidance is measured against, one of CONTRASTS: text (the empty prompt) | camera (none).
+    camera_dropout: share of updates in which it is not told the camera (all zeros).
+    weighting: of its loss over noise levels, a row of the core's denoising weights; auto: its own parameterisation's
+        mean squared error.
+    base: model that it starts from, a folder or hub id (None: the teacher).
     """
 
     rank: int = 4
@@ -47,6 +56,16 @@ class FakeScoreConfig:
     guidance_scale: float | None = None
     cfg_train: float | None = None
     batch: int = 1
+    init: str = "quiet"
+    contrast: str = "text"
+    camera_dropout: float = 0.0
+    weighting: str = "epsilon"
+    base: str | None = None
+
+
+# init -> (peft's init_lora_weights, whether the camera's last layer starts at zero).
+INITS = {"quiet": (True, True), "threestudio": ("gaussian", False)}
+CONTRASTS = ("text", "camera")
 
 
 # Numbers of a FakeScoreConfig, see core/ranges.py.
@@ -57,6 +76,7 @@ RANGES = {
     "guidance_scale": or_null(number(least=0)),
     "cfg_train": or_null(number(least=0)),
     "batch": whole(least=1, most=1 << 14),
+    "camera_dropout": number(least=0, most=1),
 }
 
 
@@ -64,7 +84,7 @@ class FakeScore(nn.Module):
     """Learned denoiser of the renderings with a state_dict that holds only what is learned.
 
     Args:
-        teacher: gives the U-Net to start from and the x0 contract.
+        teacher: gives the U-Net to start from and the x0 contract (with `cfg.base` another model than the guidance's).
         kind: "lora" or "full".
         cfg: see FakeScoreConfig.
     """
@@ -76,12 +96,21 @@ class FakeScore(nn.Module):
         check(RANGES, cfg, "fake_score.")
         if cfg.camera_condition not in CAMERA_ENCODINGS:
             raise ValueError(f"fake_score.camera_condition {cfg.camera_condition!r}; choices: {list(CAMERA_ENCODINGS)}")
+        choose("fake_score.init", cfg.init, INITS)
+        choose("fake_score.contrast", cfg.contrast, dict.fromkeys(CONTRASTS))
+        choose("fake_score.weighting", cfg.weighting, dict.fromkeys(("auto", *DENOISING_WEIGHTS)))
+        if cfg.contrast == "camera" and cfg.camera_condition == "none":
+            raise ValueError("fake_score.contrast 'camera' needs a camera_condition")
+        self.weighting = teacher.prediction_type if cfg.weighting == "auto" else cfg.weighting
+        choose("prediction_type of the fake score's model", self.weighting, DENOISING_WEIGHTS)
         self.teacher, self.kind, self.cfg = teacher, kind, cfg
         unet, self.learned = BUILDERS[kind](teacher, cfg)
         self._unet = [unet]  # in a list: hidden from nn.Module, so shared frozen weights stay out of state_dict
         if cfg.camera_condition != "none":
             width = unet.time_embedding.linear_2.out_features
-            self.camera = CameraEmbedding(CAMERA_ENCODINGS[cfg.camera_condition], width).to(teacher.device)
+            self.camera = CameraEmbedding(
+                CAMERA_ENCODINGS[cfg.camera_condition], width, starts_at_zero=INITS[cfg.init][1]
+            ).to(teacher.device)
             unet.class_embedding = self.camera
         else:
             self.camera = None
@@ -157,7 +186,10 @@ def _build_lora(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.M
         raise ValueError(f"fake_score.targets {list(cfg.targets)}; choices: {list(LORA_TARGETS)}")
     unet = unshared_skeleton(teacher.unet)
     endings = [ending for group in cfg.targets for ending in LORA_TARGETS[group]]
-    unet = inject_adapter_in_model(LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=endings), unet)
+    adapter = LoraConfig(
+        r=cfg.rank, lora_alpha=cfg.alpha, target_modules=endings, init_lora_weights=INITS[cfg.init][0]
+    )
+    unet = inject_adapter_in_model(adapter, unet)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_("lora_" in name)
         if parameter.requires_grad:

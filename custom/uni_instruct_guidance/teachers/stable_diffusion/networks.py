@@ -67,7 +67,7 @@ class Networks(nn.Module):
     ) -> None:
         super().__init__()
         self.teacher, self.head_cfg = teacher, head_cfg
-        self.fake = FakeScore(teacher, fake_kind, fake_cfg) if fake_kind else None
+        self.fake = FakeScore(_base(teacher, fake_cfg), fake_kind, fake_cfg) if fake_kind else None
         self.head = None
         if with_head:
             self._check_head(head_cfg, feature_channels(teacher.unet))
@@ -144,9 +144,14 @@ class Networks(nn.Module):
     def _ask_fake(self, x_t, t, condition, scale, names) -> tuple[Tensor, dict[str, Tensor]]:
         x0, features = self.fake(x_t, t, condition.fake_text, condition.camera, names)
         if scale != 1.0:
-            uncond, _ = self.fake(x_t, t, condition.fake_uncond, condition.camera)
-            x0 = classifier_free(x0, uncond, scale)
+            x0 = classifier_free(x0, self.fake_reference(x_t, t, condition), scale)
         return x0, features
+
+    def fake_reference(self, x_t, t, condition: Condition) -> Float[Tensor, "B C h w"]:
+        """What the fake score's own guidance is measured against: the empty prompt's answer, or no camera's."""
+        if self.fake.cfg.contrast == "camera":
+            return self.fake(x_t, t, condition.fake_text, torch.zeros_like(condition.camera))[0]
+        return self.fake(x_t, t, condition.fake_uncond, condition.camera)[0]
 
     def logit(
         self, x_t: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], condition: Condition, encoder_gradient: bool
@@ -161,6 +166,20 @@ class Networks(nn.Module):
                 text = condition.text.to(dtype)
                 features = run_encoder(self.teacher.unet, names, x_t.to(dtype), t, encoder_hidden_states=text)
         return self.head(features)
+
+
+def _base(teacher: Teacher, cfg: FakeScoreConfig) -> Teacher:
+    """The model that the fake score starts from."""
+    if cfg.base is None or cfg.base == teacher.name:
+        return teacher
+    base = Teacher.load(cfg.base, teacher.device, half_precision=teacher.dtype != torch.float32)
+    for key in ("in_channels", "cross_attention_dim"):
+        if base.unet.config[key] != teacher.unet.config[key]:
+            raise ValueError(
+                f"fake_score.base {cfg.base!r} has {key}={base.unet.config[key]}, the teacher {teacher.name!r} has "
+                f"{teacher.unet.config[key]}; they must share latents and text embeddings"
+            )
+    return base
 
 
 def _grad(enabled: bool):

@@ -146,11 +146,10 @@ class Teacher(DiffusionTeacher):
         return int(self.unet.config.cross_attention_dim)
 
     def encode(
-        self, rgb: Float[Tensor, "B 3 H W"], generator: torch.Generator | None = None
+        self, rgb: Float[Tensor, "B 3 H W"], generator: torch.Generator | None = None, size: int | None = None
     ) -> Float[Tensor, "B C h w"]:
-        """Images in 0..1 to scaled latents (float32), resized to the teacher's size first; differentiable."""
-        if rgb.shape[-2:] != (self.image_size, self.image_size):
-            rgb = F.interpolate(rgb, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        """Images in 0..1 to scaled latents (float32), resized to `size` (the teacher's) first; differentiable."""
+        rgb = resized(rgb, size or self.image_size)
         posterior = self.vae.encode((rgb * 2 - 1).to(self.dtype)).latent_dist
         return (posterior.sample(generator) * self.vae.config.scaling_factor).float()
 
@@ -185,3 +184,10 @@ def use_plain_attention(unet: nn.Module) -> None:
     from diffusers.models.attention_processor import AttnProcessor
 
     unet.set_attn_processor(AttnProcessor())
+
+
+def resized(image: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C s s"]:
+    """Bilinear resizing to a square; the very same picture if it has that size."""
+    if image.shape[-2:] == (side, side):
+        return image
+    return F.interpolate(image, (side, side), mode="bilinear", align_corners=False)
