@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -64,11 +63,14 @@ def gpus(text: str) -> str:
 
 
 def find_checkout() -> Path | None:
-    """Folder of a real threestudio: the working folder, or where Python finds the package."""
-    if (Path.cwd() / "threestudio" / "__init__.py").is_file():
-        return Path.cwd()
+    """Folder of a real threestudio: what THREESTUDIO names, the working folder, one beside it, or what Python finds."""
+    here = Path.cwd()
+    named = os.environ.get("THREESTUDIO")
+    for folder in [Path(named)] if named else [here, here / "threestudio", here.parent / "threestudio"]:
+        if (folder / "threestudio" / "__init__.py").is_file() and folder.resolve() != PORTABLE:
+            return folder.resolve()
     spec = importlib.util.find_spec("threestudio")
-    if spec is None or spec.origin is None:
+    if named or spec is None or spec.origin is None:
         return None
     checkout = Path(spec.origin).resolve().parents[1]
     return None if checkout == PORTABLE else checkout
@@ -95,22 +97,16 @@ def one_config(files: list[str]) -> str:
 
 
 def run_in_checkout(checkout: Path, args: argparse.Namespace, overrides: list[str]) -> int:
-    """Hand over to threestudio's own launcher, which has the same command line and loads the linked extension."""
-    launcher = checkout / "launch.py"
-    if not launcher.is_file():
+    """Hand over to threestudio's own launcher, with stand-ins for the CUDA builds that do not work here."""
+    if not (checkout / "launch.py").is_file():
         print(f"error: threestudio at {checkout} has no launch.py; use --host builtin", file=sys.stderr)
         return 2
-    print(f"host: threestudio in {checkout}", file=sys.stderr)
-    link = Path.cwd() / "custom" / "uni_instruct_guidance"  # its launcher looks in the working folder
-    if not link.exists():
-        print(f"error: link the extension first: ln -s {ROOT / 'custom' / link.name} {link}", file=sys.stderr)
-        return 2
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1" if args.gpu == "cpu" else args.gpu)
+    from uni_instruct_3d import upstream  # after CUDA_VISIBLE_DEVICES, which torch reads once
+
     flags = [f"--{name}" for name in ("verbose", "typecheck") if getattr(args, name)]
-    command = ["--config", one_config(args.config), f"--{args.action}", "--gpu", args.gpu, *flags, *overrides]
-    sys.argv = [str(launcher), *command]
-    sys.path.insert(0, str(checkout))
-    runpy.run_path(str(launcher), run_name="__main__")
-    return 0
+    gpu = "0" if args.gpu == "cpu" else args.gpu
+    return upstream.run_in_checkout(checkout, one_config(args.config), args.action, gpu, flags, overrides)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,15 +116,23 @@ def main(argv: list[str] | None = None) -> int:
     args.config = [found(path) for path in args.config]
     checkout = find_checkout() if args.host != "builtin" else None
     if args.host == "threestudio" and checkout is None:
-        print("error: --host threestudio, but no threestudio is installed and this is no checkout", file=sys.stderr)
+        print(
+            "error: --host threestudio, but there is none: run this in or beside a checkout of it, or say where it is "
+            "with THREESTUDIO=/path",
+            file=sys.stderr,
+        )
         return 2
+    if args.host == "threestudio":
+        return run_in_checkout(checkout, args, overrides)
     if checkout is not None:
         reason = why_not_importable(checkout)
         if reason is None:
             return run_in_checkout(checkout, args, overrides)
-        print(f"threestudio in {checkout} cannot be imported: {reason}", file=sys.stderr)
-        if args.host == "threestudio":
-            return 2
+        print(
+            f"threestudio in {checkout} cannot be imported: {reason}; --host threestudio runs it with stand-ins for "
+            "CUDA builds",
+            file=sys.stderr,
+        )
     if args.typecheck:
         print("error: --typecheck is threestudio's own; the built-in host checks shapes in its tests", file=sys.stderr)
         return 2

@@ -86,3 +86,15 @@ def accumulate_along_rays(
     """Σ w_i v_i per ray, (n_rays, c); ``values`` None accumulates the weights themselves, (n_rays, 1)."""
     weighted = weights[:, None] if values is None else weights[:, None] * values
     return weighted.new_zeros(n_rays, weighted.shape[-1]).index_add(0, ray_indices, weighted)
+
+
+def invert_cdf(
+    edges: Float[Tensor, "R E"], cdf: Float[Tensor, "R E"], count: int, stratified: bool
+) -> Float[Tensor, "R C"]:
+    """``count`` increasing positions where the piecewise linear ``cdf`` over ``edges`` takes evenly spaced values."""
+    shift = torch.rand_like(edges[:, :1]) if stratified else 0.5
+    levels = (torch.arange(count, device=edges.device) + shift).expand(len(edges), count) / count
+    right = torch.searchsorted(cdf.contiguous(), levels.contiguous(), right=True).clamp(1, edges.shape[-1] - 1)
+    cdf_left, cdf_right = cdf.gather(-1, right - 1), cdf.gather(-1, right)
+    share = (levels - cdf_left) / (cdf_right - cdf_left).clamp_min(1e-8)
+    return torch.lerp(edges.gather(-1, right - 1), edges.gather(-1, right), share.clamp(0, 1))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from backends.volrend import render_transmittance_from_density
+from backends.volrend import invert_cdf, render_transmittance_from_density
 from threestudio.utils.typing import Float, Tensor
 
 
@@ -50,15 +50,3 @@ def _light_cdf(edges: Float[Tensor, "R E"], sigmas: Float[Tensor, "R S"]) -> Flo
     weights = (transmittance * alphas).view(rays, samples) + 1e-3 / samples
     share = weights.cumsum(-1) / weights.sum(-1, keepdim=True)
     return torch.cat([torch.zeros_like(share[:, :1]), share], dim=-1)
-
-
-def invert_cdf(
-    edges: Float[Tensor, "R E"], cdf: Float[Tensor, "R E"], count: int, stratified: bool
-) -> Float[Tensor, "R C"]:
-    """``count`` increasing positions where the piecewise linear ``cdf`` over ``edges`` takes evenly spaced values."""
-    shift = torch.rand_like(edges[:, :1]) if stratified else 0.5
-    levels = (torch.arange(count, device=edges.device) + shift).expand(len(edges), count) / count
-    right = torch.searchsorted(cdf.contiguous(), levels.contiguous(), right=True).clamp(1, edges.shape[-1] - 1)
-    cdf_left, cdf_right = cdf.gather(-1, right - 1), cdf.gather(-1, right)
-    share = (levels - cdf_left) / (cdf_right - cdf_left).clamp_min(1e-8)
-    return torch.lerp(edges.gather(-1, right - 1), edges.gather(-1, right), share.clamp(0, 1))
