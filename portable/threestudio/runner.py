@@ -26,12 +26,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import threestudio
 from backends import select
 from threestudio.extensions import extension_checks, load_extensions
-from threestudio.systems.base import BaseSystem
+from threestudio.systems.base import BaseLift3DSystem, BaseSystem
 from threestudio.utils.blocks import check_blocks
 from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, StepProgressBar
 from threestudio.utils.checkpoints import AtomicCheckpointIO, ResumableCheckpoint
 from threestudio.utils.config import load_config, merge_config
 from threestudio.utils.errors import UserError
+from threestudio.utils.config import load_config
+from threestudio.utils.errors import UnknownNameError, UserError
 from threestudio.utils.logging import logger
 from threestudio.utils.misc import get_device, get_rank, load_checkpoint, set_device
 
@@ -173,6 +175,7 @@ def _carry_out(
     if cfg.resume:
         checkpoint = load_checkpoint(cfg.resume, map_location="meta")
     _require(cfg, "data_type", "system_type")
+    _require_known_names(cfg)
     datamodule = threestudio.find(cfg.data_type)(cfg.data)
     system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=bool(cfg.resume))
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
@@ -257,6 +260,27 @@ def _require(cfg: DictConfig, *keys: str) -> None:
     for key in keys:
         if not cfg[key]:
             raise UserError(f"{key} is missing; registered: {', '.join(sorted(threestudio.__modules__))}")
+
+
+def _require_known_names(cfg: DictConfig) -> None:
+    """Every registered name of the configuration is looked up before anything is built; all that are unknown are said.
+
+    Raises:
+        KeyError: as :func:`threestudio.find`, for all of them.
+    """
+    asked = {"data_type": cfg.data_type, "system_type": cfg.system_type}
+    parts = [key for key in BaseLift3DSystem.Config.__dataclass_fields__ if key.endswith("_type")]
+    asked |= {f"system.{key}": cfg.system[key] for key in parts if key in cfg.system}
+    unknown = []
+    for key, name in asked.items():
+        composed = [part for part in str(name or "").replace(":", ",").split(",") if part]
+        unknown += [f"{key}={part}" for part in composed if part not in threestudio.__modules__]
+    if len(unknown) > 1:
+        raise UnknownNameError(
+            f"unknown names: {', '.join(unknown)}; registered: {', '.join(sorted(threestudio.__modules__))}"
+        )
+    if unknown:
+        threestudio.find(unknown[0].partition("=")[2])
 
 
 def _announce(cfg: DictConfig) -> None:

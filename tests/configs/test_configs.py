@@ -32,8 +32,9 @@ SMALL = [
     "data.eval_height=8",
     "data.eval_width=8",
     "data.n_test_views=1",
-    "system.renderer.num_samples_per_ray=16",
 ]
+# …and by renderer
+SMALL_RENDERER = {"nerf-volume-renderer": ["system.renderer.num_samples_per_ray=16"], "nvdiff-rasterizer": []}
 SMALL_PICTURES = {
     "lists": ["data.width=[8,8]", "data.height=[8,8]"],
     "numbers": ["data.width=8", "data.height=8"],
@@ -43,7 +44,7 @@ SMALL_PICTURES = {
 def small(config: Path, overlays, tiny_teacher, tmp_path, extra=()):
     raw = OmegaConf.load(config)
     shape = "lists" if OmegaConf.is_list(raw.data.width) else "numbers"
-    args = [*SMALL, *SMALL_PICTURES[shape], f"exp_root_dir={tmp_path}"]
+    args = [*SMALL, *SMALL_RENDERER[raw.system.renderer_type], *SMALL_PICTURES[shape], f"exp_root_dir={tmp_path}"]
     args.append(f"system.prompt_processor.pretrained_model_name_or_path={tiny_teacher}")
     if raw.system.guidance_type == "uni-instruct-guidance":
         args += [

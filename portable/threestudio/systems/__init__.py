@@ -1,5 +1,5 @@
 """Systems: what is trained, and how. Importing the package registers them."""
 
-from . import dreamfusion, prolificdreamer
+from . import dreamfusion, fantasia3d, magic3d, prolificdreamer
 
-__all__ = ["dreamfusion", "prolificdreamer"]
+__all__ = ["dreamfusion", "fantasia3d", "magic3d", "prolificdreamer"]

@@ -34,7 +34,8 @@ class TextTo3DSystem(BaseLift3DSystem):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Render, ask the guidance, add the regularisers."""
         out = self(batch)
-        guided = self.guidance(out[self.guided_output], self.prompt_utils, **batch, rgb_as_latents=False)
+        picture, as_latents = self.guided_input(out)
+        guided = self.guidance(picture, self.prompt_utils, **batch, rgb_as_latents=as_latents)
         loss = torch.zeros((), device=self.device)
         for name, value in guided.items():
             if isinstance(value, Tensor) and value.numel() > 1:
@@ -51,6 +52,10 @@ class TextTo3DSystem(BaseLift3DSystem):
         for name, value in self.cfg.loss.items():
             self.log(f"train_params/{name}", float(self.C(value)))
         return {"loss": loss}
+
+    def guided_input(self, out: dict[str, Any]) -> tuple[Tensor, bool]:
+        """What the guidance looks at [B, H, W, C], and whether it is to be taken for latents."""
+        return out[self.guided_output], False
 
     def _weight(self, loss_name: str) -> Any:
         key = loss_name.replace("loss_", "lambda_", 1)

@@ -18,6 +18,7 @@ from threestudio.models.geometry.base import (
     BaseImplicitGeometry,
     contract_to_unisphere,
 )
+from threestudio.models.geometry.shape_init import shape_level
 from threestudio.models.isosurface import MarchingTetrahedraHelper
 from threestudio.models.mesh import Mesh
 from threestudio.models.networks import get_encoding, get_mlp
@@ -33,20 +34,6 @@ SPECK_SHARE = 0.004
 Leaves of a rose fill 1 % and more, dust below 0.2 %."""
 
 
-def _ellipsoid(points: Tensor, size: Any) -> Tensor:
-    """Level of an ellipsoid with half axes ``size`` [3], about 1 away from the surface per half axis."""
-    return (points / torch.as_tensor(list(size), dtype=points.dtype, device=points.device)).norm(dim=-1) - 1
-
-
-def _ball(points: Tensor, radius: Any) -> Tensor:
-    """Signed distance to a sphere."""
-    return points.norm(dim=-1) - float(radius)
-
-
-SHAPES: dict[str, Callable[[Tensor, Any], Tensor]] = {"ellipsoid": _ellipsoid, "sphere": _ball}
-"""``shape_init`` -> level at world points, negative inside, from ``shape_init_params``."""
-
-
 @threestudio.register("tetrahedra-sdf-grid")
 class TetrahedraSDFGrid(BaseExplicitGeometry):
     """Levels ``sdf`` [Nv, 1] (negative inside) and offsets ``deformation`` [Nv, 3] at the vertices of a grid.
@@ -57,7 +44,8 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
         isosurface_remove_outliers, isosurface_outlier_n_faces_threshold: see :meth:`Mesh.remove_outlier`; not while
             the shape is trained.
         pos_encoding_config, mlp_network_config, n_feature_dims: features at points, as in ``implicit-volume``.
-        shape_init: ``ellipsoid`` (params: three half axes), ``sphere`` (radius), or None. A shape taken from another
+        shape_init: ``ellipsoid`` (params: three half axes), ``sphere`` (radius), ``mesh:FILE`` (largest coordinate), or
+            None; see :mod:`threestudio.models.geometry.shape_init`. A shape taken from another
             geometry or a checkpoint replaces it, unless :meth:`initialize_shape` is called with ``force_shape_init``.
         geometry_only: no features.
         fix_geometry: the shape is not trained; its mesh is extracted once.
@@ -93,6 +81,8 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
         )
         shape_init: str | None = None
         shape_init_params: Any = None
+        shape_init_mesh_up: str = "+z"
+        shape_init_mesh_front: str = "+x"
         force_shape_init: bool = False
         geometry_only: bool = False
         fix_geometry: bool = False
@@ -102,8 +92,6 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
     def configure(self) -> None:
         super().configure()
         cfg = self.cfg
-        if cfg.shape_init is not None and cfg.shape_init not in SHAPES:
-            raise UserError(f"geometry.shape_init={cfg.shape_init}; choices: {', '.join(SHAPES)}, null")
         self.isosurface_bbox: Float[Tensor, "2 3"]
         self.register_buffer("isosurface_bbox", self.bbox.clone())
         self.isosurface_helper = MarchingTetrahedraHelper(cfg.isosurface_resolution)
@@ -133,12 +121,11 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
         """Start from ``shape_init``; nothing to do without it, or when there already is a shape."""
         if self.cfg.shape_init is None or (self.sdf.any() and not self.cfg.force_shape_init):
             return
-        if self.cfg.shape_init_params is None:
-            raise UserError(f"geometry.shape_init={self.cfg.shape_init} needs geometry.shape_init_params")
+        level = shape_level(self.cfg)
         points = scale_tensor(
             self.isosurface_helper.grid_vertices, self.isosurface_helper.points_range, self.isosurface_bbox
         )
-        self.sdf.copy_(SHAPES[self.cfg.shape_init](points, self.cfg.shape_init_params)[:, None])
+        self.sdf.copy_(level(points))
         _forget_mesh(self)
 
     def isosurface(self) -> Mesh:
