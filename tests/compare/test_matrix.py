@@ -97,3 +97,26 @@ def test_overrides_may_stand_behind_the_columns():
     assert args.overrides == [*words[3:], "seed=3"]
     with pytest.raises(SystemExit):
         compare.parse_arguments(["--methods", "data.width=8"])
+
+
+def test_fantasia3d_has_stages_of_its_own():
+    """No NeRF, no overlay, its own preset; for the shape as many steps as the others' NeRF and geometry together."""
+    column = parse_column("fantasia3d:system.geometry.isosurface_resolution=64")
+    assert column.title == "Fantasia3D, system.geometry.isosurface_resolution=64"
+    geometry, texture = PLAN.stages_of(column)
+    names = [path.relative_to(ROOT / "configs").as_posix() for path in PLAN.configs(geometry, column)]
+    assert names == ["shapes-fantasia3d.yaml", "presets/compare-cpu/fantasia3d-geometry.yaml"]
+    assert texture.after == "geometry" and PLAN.configs(texture, column)[0].is_file()
+    assert replace(PLAN, backbones=("nerf",)).stages_of(column) == []
+    steps = {path.stem: OmegaConf.load(path).trainer.max_steps
+             for path in (ROOT / "configs" / "presets" / "compare-cpu").iterdir()}  # fmt: skip
+    assert steps["fantasia3d-geometry"] == steps["nerf"] + steps["geometry"]
+    assert replace(PLAN, config_set="sd21").configs(geometry, column)[0].name == "uni-instruct-fantasia3d.yaml"
+
+
+def test_table7_stands_for_the_papers_rows():
+    titles = [column.title for column in matrix.parse_columns(["ground_truth", "table7"])]
+    assert titles == [
+        "Ground truth", "SDS (DreamFusion)", "Fantasia3D", "VSD (ProlificDreamer)", "Uni-Instruct FKL",
+        "Uni-Instruct RKL",
+    ]  # fmt: skip

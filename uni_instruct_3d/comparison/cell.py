@@ -76,7 +76,7 @@ class CellRunner:
         from .assets import Trained
         from .stages import run_stage
 
-        for stage in self.plan.stages:
+        for stage in self.plan.stages_of(cell.column):
             result["cost"][stage.name] = run_stage(stage, cell, self.plan, folder)
             for backbone in self.plan.backbones:
                 if BACKBONES[backbone] == stage.name:

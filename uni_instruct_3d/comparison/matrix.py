@@ -19,10 +19,22 @@ PRESETS = CONFIGS / "presets"
 #: A column that trains nothing: the built-in world's own objects, scored like results.
 GROUND_TRUTH = "ground_truth"
 
+#: Columns with stages of their own: baselines that are no overlay of the three stages. Fantasia3D has no NeRF.
+RECIPES = {
+    "fantasia3d": (
+        Stage("geometry", "{set}-fantasia3d.yaml"),
+        Stage("texture", "{set}-fantasia3d-texture.yaml", after="geometry"),
+    ),
+}
+
+#: Short for several columns: the rows of the paper's Table 7, each as NeRF and as mesh.
+COLUMN_SETS = {"table7": ("sds", "fantasia3d", "vsd", "uni_instruct_fkl", "uni_instruct_rkl")}
+
 #: Names of the overlays in tables; others go by what was written.
 TITLES = {
     "sds": "SDS (DreamFusion)",
     "vsd": "VSD (ProlificDreamer)",
+    "fantasia3d": "Fantasia3D",
     "uni_instruct_fkl": "Uni-Instruct FKL",
     "uni_instruct_rkl": "Uni-Instruct RKL",
     "uni_instruct_jkl": "Uni-Instruct JKL",
@@ -107,15 +119,25 @@ class Plan:
         """Stages of text_to_3d that the backbones need."""
         return STAGES if "mesh" in self.backbones else [stage for stage in STAGES if stage.name == "nerf"]
 
+    def stages_of(self, column: Column) -> list[Stage]:
+        """Stages of one column; none where it has nothing for the backbones."""
+        if column.method == GROUND_TRUTH:
+            return []
+        if column.method in RECIPES:
+            return list(RECIPES[column.method]) if "mesh" in self.backbones else []
+        return self.stages
+
     def configs(self, stage: Stage, column: Column) -> list[Path]:
         """YAML files of a stage, later ones over earlier ones: stage, method, preset.
 
         The preset goes last: what it says holds for every method, so that no column trains longer than another.
-        Geometry is refined with SDS whatever the method, as in the paper.
+        Geometry is refined with SDS whatever the method, as in the paper. A recipe of its own has its own preset.
         """
-        files = config_files(stage, self.config_set, column.method)
-        if self.preset and (PRESETS / self.preset / f"{stage.name}.yaml").is_file():
-            files.append(PRESETS / self.preset / f"{stage.name}.yaml")
+        recipe = column.method in RECIPES
+        files = config_files(stage, self.config_set, None if recipe else column.method)
+        preset = f"{column.method}-{stage.name}.yaml" if recipe else f"{stage.name}.yaml"
+        if self.preset and (PRESETS / self.preset / preset).is_file():
+            files.append(PRESETS / self.preset / preset)
         return files
 
     def stage_overrides(self, stage: Stage, column: Column) -> list[str]:
@@ -129,7 +151,7 @@ class Plan:
                 [OmegaConf.to_container(OmegaConf.load(path)) for path in self.configs(stage, cell.column)],
                 self.stage_overrides(stage, cell.column),
             ]
-            for stage in (self.stages if cell.column.method != GROUND_TRUTH else [])
+            for stage in self.stages_of(cell.column)
         }
         scoring = [self.clip, self.clip_pretrained, self.aesthetic, self.protocol]
         identity = [settings, scoring, teacher, asdict(cell)]
@@ -150,7 +172,8 @@ def parse_column(text: str) -> Column:
         ValueError: no such overlay, or an override that is none.
     """
     method, _, rest = text.partition(":")
-    if method not in (choices := [*methods(), GROUND_TRUTH]):
+    if method not in (choices := [*methods(), *RECIPES, GROUND_TRUTH]):
+        choices += COLUMN_SETS
         raise ValueError(f"--methods {method!r} is no overlay of configs/methods; choices: {', '.join(choices)}")
     if method == GROUND_TRUTH and rest:
         raise ValueError(f"--methods {text!r}: {GROUND_TRUTH} trains nothing, so that it has no settings")
@@ -165,8 +188,8 @@ def parse_column(text: str) -> Column:
 
 
 def parse_columns(texts: list[str]) -> list[Column]:
-    """See `parse_column`. Raises ValueError for a column given twice."""
-    columns = [parse_column(text) for text in texts]
+    """See `parse_column`; a key of `COLUMN_SETS` stands for its columns. Raises ValueError for a column given twice."""
+    columns = [parse_column(text) for given in texts for text in COLUMN_SETS.get(given, (given,))]
     _refuse_twice("--methods", [column.label for column in columns])
     return columns
 
