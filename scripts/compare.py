@@ -8,8 +8,8 @@
 A method is an overlay of configs/methods, with overrides behind a colon (`kappa=1` is system.guidance.kappa=1),
 `fantasia3d` (a baseline with stages of its own, mesh only), or `ground_truth`, the built-in world's own objects;
 `table7` stands for the rows of the paper's table: DreamFusion, Fantasia3D, ProlificDreamer, Uni-Instruct FKL and RKL.
-What is finished is not run again unless its settings or the teacher changed; a killed comparison goes on where it was. A
-run that fails is named with its reason, the rest goes on, and the exit status is 1. Results: comparison.html, .csv,
+What is finished is not run again unless its settings or the teacher changed; a killed comparison goes on where it was.
+A run that fails is named with its reason, the rest goes on, and the exit status is 1. Results: comparison.html, .csv,
 .json.
 """
 

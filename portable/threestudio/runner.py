@@ -31,8 +31,6 @@ from threestudio.utils.blocks import check_blocks
 from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, StepProgressBar
 from threestudio.utils.checkpoints import AtomicCheckpointIO, ResumableCheckpoint
 from threestudio.utils.config import load_config, merge_config
-from threestudio.utils.errors import UserError
-from threestudio.utils.config import load_config
 from threestudio.utils.errors import UnknownNameError, UserError
 from threestudio.utils.logging import logger
 from threestudio.utils.misc import get_device, get_rank, load_checkpoint, set_device
@@ -128,7 +126,7 @@ def carry_out(
             set_device("cpu")
         extensions = load_extensions(extension_folders)
         n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
-        checks = [*extension_checks(extensions), check_blocks, _find_teachers]
+        checks = [*extension_checks(extensions), require_known_names, check_blocks, _find_teachers]
         cfg = load_config(*configs, cli_args=overrides, n_gpus=n_gpus, checks=checks)
         new_trial = not os.listdir(cfg.trial_dir)
         if cfg.trainer.get("accelerator") == "cpu":
@@ -175,7 +173,6 @@ def _carry_out(
     if cfg.resume:
         checkpoint = load_checkpoint(cfg.resume, map_location="meta")
     _require(cfg, "data_type", "system_type")
-    _require_known_names(cfg)
     datamodule = threestudio.find(cfg.data_type)(cfg.data)
     system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=bool(cfg.resume))
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
@@ -262,11 +259,11 @@ def _require(cfg: DictConfig, *keys: str) -> None:
             raise UserError(f"{key} is missing; registered: {', '.join(sorted(threestudio.__modules__))}")
 
 
-def _require_known_names(cfg: DictConfig) -> None:
-    """Every registered name of the configuration is looked up before anything is built; all that are unknown are said.
+def require_known_names(cfg: DictConfig) -> None:
+    """Several names that nobody registered are said at once; a single one is left to the check of its block.
 
     Raises:
-        KeyError: as :func:`threestudio.find`, for all of them.
+        KeyError: two and more are unknown.
     """
     asked = {"data_type": cfg.data_type, "system_type": cfg.system_type}
     parts = [key for key in BaseLift3DSystem.Config.__dataclass_fields__ if key.endswith("_type")]
@@ -279,8 +276,6 @@ def _require_known_names(cfg: DictConfig) -> None:
         raise UnknownNameError(
             f"unknown names: {', '.join(unknown)}; registered: {', '.join(sorted(threestudio.__modules__))}"
         )
-    if unknown:
-        threestudio.find(unknown[0].partition("=")[2])
 
 
 def _announce(cfg: DictConfig) -> None:

@@ -34,7 +34,10 @@ SMALL = [
     "data.n_test_views=1",
 ]
 # …and by renderer
-SMALL_RENDERER = {"nerf-volume-renderer": ["system.renderer.num_samples_per_ray=16"], "nvdiff-rasterizer": []}
+SMALL_RENDERER = {
+    "nerf-volume-renderer": ["system.renderer.num_samples_per_ray=16"],
+    "nvdiff-rasterizer": ["system.geometry.isosurface_resolution=12"],
+}
 SMALL_PICTURES = {
     "lists": ["data.width=[8,8]", "data.height=[8,8]"],
     "numbers": ["data.width=8", "data.height=8"],
@@ -52,6 +55,9 @@ def small(config: Path, overlays, tiny_teacher, tmp_path, extra=()):
             "system.guidance.bank.steps=1",
             f"system.guidance.bank_dir={tmp_path}/bank",
         ]
+    if raw.system.geometry.get("shape_init"):  # the shape at once, not by a thousand steps
+        at_once = ("shape_init=null", "sdf_bias=sphere", "sdf_bias_params=0.5")
+        args += [f"system.geometry.{change}" for change in at_once]
     if raw.system.geometry.get("pos_encoding_config", {}).get("otype") == "HashGrid":
         args.append("system.geometry.pos_encoding_config.log2_hashmap_size=8")
     return load_config(str(config), *map(str, overlays), cli_args=[*args, *extra], n_gpus=1)

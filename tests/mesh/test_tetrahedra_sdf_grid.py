@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused(start, cfg, message):
 def test_no_surface_and_bad_values_are_named():
     with pytest.raises(ValueError, match=r"no surface: give it a shape .*geometry_convert_from"):
         grid(shape_init=None).isosurface()
-    with pytest.raises(ValueError, match="geometry.shape_init=cube; choices: ellipsoid, sphere, null"):
+    with pytest.raises(ValueError, match="geometry.shape_init=cube; choices: ellipsoid, sphere, mesh:FILE, null"):
         grid(shape_init="cube")
     with pytest.raises(ValueError, match="shape_init=sphere needs geometry.shape_init_params"):
         grid(shape_init_params=None)

@@ -1,4 +1,4 @@
-"""threestudio's own recipes in the built-in host, unchanged but for the teacher's path and sizes (THREESTUDIO=/path)."""
+"""threestudio's own recipes in the built-in host, unchanged but for the teacher's path and sizes (slow)."""
 
 from __future__ import annotations
 
