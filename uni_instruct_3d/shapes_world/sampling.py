@@ -1,4 +1,6 @@
-"""Batches of training data: item i is a pure function of (seed, i, size, split, group)."""
+"""Batches of training data: item i is a pure function of (seed, i, size, split, group, style)."""
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +25,34 @@ KIND_SHARES = (0.87, 0.08, 0.05)  # colour render, normal map, textureless shadi
 PROMPT_SHARE = 0.35  # of the items of a class with a fixed prompt, how many are drawn and captioned as that prompt
 PREFIX_SHARE = 0.25
 VIEWLESS_SHARE = 0.04  # captions without a view word, so that "a red mug" alone is understood too (group 1 only)
-CANONICAL_SHARE, CANONICAL_SPREAD = 0.75, 18.0  # azimuths near 0, ±90 and 180 degrees; the rest fill the sector
+CANONICAL_SPREAD = 18.0  # deviation of azimuths near 0, ±90 and 180 degrees; the others fill the view word's sector
+
+
+class Style(NamedTuple):
+    """What a data set looks like beside its objects.
+
+    canonical: share of azimuths near 0, ±90 and 180 degrees. low, high: elevations of front, side and back views come
+    from -10..low with probability `low_share`, else from low..high; overhead: range of the others' elevation. fill:
+    share of the vertical field of view that the bounding sphere spans. exposure: range of the brightest shading.
+    cutout: black behind everything, so that `image` is the object premultiplied by its coverage and any background can
+    be put behind it later; else white to light grey.
+    """
+
+    canonical: float
+    low: float
+    low_share: float
+    high: float
+    overhead: tuple[float, float]
+    fill: tuple[float, float]
+    exposure: tuple[float, float]
+    cutout: bool
+
+
+STYLES = {
+    "light": Style(0.75, 45.0, 0.88, 60.0, (60.1, 85.0), (0.62, 0.98), (0.95, 1.10), False),
+    # threestudio's random cameras: every azimuth, up to the zenith; no exposure clips white (albedo 0.96)
+    "cutout": Style(0.3, 45.0, 0.75, 60.0, (60.1, 89.0), (0.64, 1.05), (0.84, 1.00), True),
+}
 
 _WEIGHTS = np.array([VIEW_CLASS_WEIGHT if row.has_views else 1.0 for row in OBJECT_CLASSES.values()])
 _CUMULATIVE = np.cumsum(_WEIGHTS / _WEIGHTS.sum())
@@ -59,14 +88,14 @@ def _combination(rng, split: str) -> tuple[str, str, str, str]:
             return class_name, color, pattern, prefix
 
 
-def _azimuth(rng, view: str) -> float:
+def _azimuth(rng, view: str, canonical: float) -> float:
     """Degrees in [-180, 180), strictly inside the view word's sector."""
     if view == "overhead":
         return 360.0 * rng.random() - 180.0
     centre = {"front": 0.0, "side": 90.0, "back": 180.0}[view]
     sign = 1.0 if rng.random() < 0.5 else -1.0
     offset = 90.0 * rng.random() - 45.0
-    if rng.random() < CANONICAL_SHARE:
+    if rng.random() < canonical:
         offset = CANONICAL_SPREAD * rng.standard_normal()
         while abs(offset) >= 45.0:
             offset = CANONICAL_SPREAD * rng.standard_normal()
@@ -75,10 +104,14 @@ def _azimuth(rng, view: str) -> float:
     return (azimuth + 180.0) % 360.0 - 180.0
 
 
+def _between(rng, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()
+
+
 class _Scene:
     """All that the items of a group share."""
 
-    def __init__(self, seed: int, index: int, split: str):
+    def __init__(self, seed: int, index: int, split: str, style: Style):
         rng = _stream(seed, index, 0)
         class_name, color, pattern, text = _combination(rng, split)
         self.kind = int(np.searchsorted(np.cumsum(KIND_SHARES), rng.random(), side="right"))
@@ -88,16 +121,17 @@ class _Scene:
         self.instance: Instance = draw_instance(rng, class_name, color, pattern)
         self.view_offset = int(rng.random() * len(VIEWS))
         self.viewless = rng.random() < VIEWLESS_SHARE
-        self.elevation = -10.0 + 55.0 * rng.random() if rng.random() < 0.88 else 45.0 + 15.0 * rng.random()
-        self.overhead_elevation = 60.1 + 24.9 * rng.random()
+        is_low = rng.random() < style.low_share
+        self.elevation = _between(rng, *((-10.0, style.low) if is_low else (style.low, style.high)))
+        self.overhead_elevation = _between(rng, *style.overhead)
         self.fovy = 40.0 + 30.0 * rng.random()
-        self.fill = 0.62 + 0.36 * rng.random()
+        self.fill = _between(rng, *style.fill)
         diffuse = 0.40 + 0.25 * rng.random()
         sky = 0.05 + 0.12 * rng.random()
-        total = 0.95 + 0.15 * rng.random()
+        total = _between(rng, *style.exposure)
         direction = (1.4 * rng.random() - 0.7, 0.2 + 0.7 * rng.random(), 0.8)
         self.light = Light(direction, total - diffuse - sky, diffuse, sky)
-        self.background = self._background(rng)
+        self.background = np.zeros((2, 3), np.float32) if style.cutout else self._background(rng)
 
     def _background(self, rng):
         """White to light grey with a slight tint and a slight change from top to bottom. Normal maps lie on mid grey
@@ -112,14 +146,14 @@ class _Scene:
 
 
 def sample_batch(
-    seed: int, start: int, n: int, size: int = 64, split: str = "train", group: int = 1
+    seed: int, start: int, n: int, size: int = 64, split: str = "train", group: int = 1, style: str = "light"
 ) -> dict[str, np.ndarray | list[str]]:
     """Items start .. start + n - 1 of the endless data set `seed`.
 
     split: "train" (held-out combinations never occur), "held_out" (only they), "all". group: items
     g*group .. g*group + group - 1 share object, light, background, lens and caption but not the view word; with 4 they
-    come as front, side, back, overhead. Item i depends on nothing but (seed, i, size, split, group), however the
-    range is cut, so several processes can share the work.
+    come as front, side, back, overhead. Item i depends on nothing but (seed, i, size, split, group, style), however
+    the range is cut, so several processes can share the work. style: a row of `STYLES`.
 
     Returns image uint8 [n, S, S, 3]; foreground uint8 [n, S, S] (coverage, 255 = object); caption, a list of str;
     class_id, color_id, pattern_id, view_id, kind int64 [n] (kind 0 colour render, 1 world-normal map, 2 textureless
@@ -127,6 +161,7 @@ def sample_batch(
     """
     choose("split", split, SPLITS)
     choose("group", group, GROUPS)
+    look = STYLES[choose("style", style, STYLES)]
     if seed < 0 or start < 0 or n < 0 or size < 1:
         raise ValueError(f"seed, start, n must be >= 0 and size >= 1, got {seed}, {start}, {n}, {size}")
     ids = ("class_id", "color_id", "pattern_id", "view_id", "kind")
@@ -140,11 +175,11 @@ def sample_batch(
     for row, index in enumerate(range(start, start + n)):
         if index // group != scene_index:
             scene_index = index // group
-            scene = _Scene(seed, scene_index, split)
+            scene = _Scene(seed, scene_index, split, look)
         rng = _stream(seed, index, 1)
         view_id = (index % group + (scene.view_offset if group < len(VIEWS) else 0)) % len(VIEWS)
         view = VIEWS[view_id]
-        azimuth = _azimuth(rng, view)
+        azimuth = _azimuth(rng, view, look.canonical)
         elevation = scene.overhead_elevation if view == "overhead" else scene.elevation
         distance = fit_distance(scene.fovy, scene.fill)
         c2w = look_at(azimuth, elevation, distance, target=0.03 * (2.0 * rng.random(3) - 1.0))
