@@ -1,5 +1,5 @@
 """The guidances that are registered with threestudio, their configuration and prompts."""
 
-from . import stock, uni_instruct
+from . import camera_prompts, stock, uni_instruct
 
-__all__ = ["stock", "uni_instruct"]
+__all__ = ["camera_prompts", "stock", "uni_instruct"]

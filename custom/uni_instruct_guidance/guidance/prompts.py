@@ -8,6 +8,9 @@ from torch import Tensor
 
 from ..teachers.stable_diffusion.networks import Condition
 
+#: threestudio's directions; they come first in every prompt output.
+STOCK_DIRECTIONS = ("side", "front", "back", "overhead")
+
 
 def condition_of(
     prompt_utils,
@@ -49,11 +52,16 @@ def direction_texts(prompt_utils, view_dependent: bool) -> Float[Tensor, "2*P L 
     return torch.cat([prompt_utils.text_embeddings_vd, prompt_utils.uncond_text_embeddings_vd])
 
 
-def direction_indices(prompt_utils, cameras: dict, view_dependent: bool) -> Int[Tensor, "B"]:
-    """Row of `direction_texts` for each camera; of several directions that apply, the last wins."""
+def direction_indices(
+    prompt_utils, cameras: dict, view_dependent: bool, *, words_only: bool = False
+) -> Int[Tensor, "B"]:
+    """Row of `direction_texts` for each camera; of several directions that apply, the last wins.
+
+    words_only: only threestudio's four, also where the prompt processor knows finer ones (see `camera_prompts`).
+    """
     elevation, azimuth, distance = (cameras[key] for key in ("elevation", "azimuth", "camera_distances"))
     index = torch.zeros(elevation.shape, dtype=torch.long, device=elevation.device)
     if view_dependent:
-        for direction in prompt_utils.directions:
+        for direction in prompt_utils.directions[: len(STOCK_DIRECTIONS) if words_only else None]:
             index[direction.condition(elevation, azimuth, distance)] = prompt_utils.direction2idx[direction.name]
     return index

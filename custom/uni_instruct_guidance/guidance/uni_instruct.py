@@ -186,7 +186,8 @@ class UniInstructGuidance(BaseModule):
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
         weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
         if weight:
-            views = direction_indices(prompt_utils, cameras, view_dependent=True)
+            # a reward model reads plain English only
+            views = direction_indices(prompt_utils, cameras, view_dependent=True, words_only=True)
             score = self.reward(image, prompt_utils, views)
             losses["loss_reward"] = -weight * score.mean()
             log["reward"] = score.detach().mean()
