@@ -24,6 +24,23 @@ def test_a_new_grey_per_training_image_and_a_fixed_one_to_look_at():
     assert torch.equal(background.eval()(dirs), torch.full_like(dirs, 0.9))
 
 
+def test_a_share_of_the_images_gets_any_colour_and_evaluation_its_own_grey():
+    background = make(darkest=0.0, brightest=1.0, coloured=0.5, evaluation=0.8)
+    dirs = torch.zeros(400, 1, 1, 3)
+    colours = background.train()(dirs)[:, 0, 0]
+    is_grey = (colours == colours[:, :1]).all(1)
+    # 400 draws at one half: five deviations are 0.125
+    assert abs(is_grey.float().mean() - 0.5) < 0.125
+    assert colours[~is_grey].min() < 0.05 and colours[~is_grey].max() > 0.95
+    assert torch.equal(background.eval()(dirs), torch.full_like(dirs, 0.8))
+
+
+@pytest.mark.parametrize("key", ["coloured", "evaluation"])
+def test_shares_and_greys_outside_0_to_1_are_named(key):
+    with pytest.raises(ValueError, match=rf"system\.background\.{key}=1.5"):
+        make(**{key: 1.5})
+
+
 @pytest.mark.parametrize("options", [{"darkest": 0.9, "brightest": 0.5}, {"brightest": 1.5}])
 def test_bad_ranges_are_named(options):
     with pytest.raises(ValueError, match=r"system.background: darkest=.*brightest="):

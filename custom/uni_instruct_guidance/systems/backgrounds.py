@@ -1,4 +1,4 @@
-"""A background for teachers that know only plain light ones."""
+"""A background that changes with every training image, within what the teacher knows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threestudio.models.background.base import BaseBackground
 
 @threestudio.register("uni-instruct-grey-background")
 class GreyBackground(BaseBackground):
-    """One grey per training image, drawn anew each time; the brightest one when evaluating.
+    """One grey (or colour) per training image, drawn anew each time; one fixed grey when evaluating.
 
     Against one fixed colour a fog of that colour costs nothing and stays. Against a changing one it shows, and the
     gradient removes it. Greys within the teacher's own range keep the pictures inside what it knows.
@@ -22,11 +22,14 @@ class GreyBackground(BaseBackground):
 
     @dataclass
     class Config(BaseBackground.Config):
-        """darkest, brightest: range of the greys, 0..1."""
+        """darkest, brightest: range of the greys, 0..1. coloured: share of the images that get any colour instead.
+        evaluation: the grey when evaluating; null: the brightest."""
 
         n_output_dims: int = 3
         darkest: float = 0.7
         brightest: float = 0.95
+        coloured: float = 0.0
+        evaluation: float | None = None
 
     cfg: Config
 
@@ -36,9 +39,19 @@ class GreyBackground(BaseBackground):
                 f"system.background: darkest={self.cfg.darkest}, brightest={self.cfg.brightest}; "
                 f"need 0 <= darkest <= brightest <= 1"
             )
+        for key, value in (("coloured", self.cfg.coloured), ("evaluation", self.cfg.evaluation)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"system.background.{key}={value}; need 0 <= {key} <= 1")
 
     def forward(self, dirs: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W C"]:
-        grey = torch.full((len(dirs), 1, 1, 1), self.cfg.brightest, device=dirs.device)
+        cfg = self.cfg
+        colour = torch.full((len(dirs), 1, 1, 1), cfg.brightest, device=dirs.device)
         if self.training:
-            grey = grey - (self.cfg.brightest - self.cfg.darkest) * torch.rand_like(grey)
-        return grey.expand(*dirs.shape[:-1], self.cfg.n_output_dims)
+            colour = colour - (cfg.brightest - cfg.darkest) * torch.rand_like(colour)
+            if cfg.coloured:
+                any_colour = torch.rand(len(dirs), 1, 1, cfg.n_output_dims, device=dirs.device)
+                is_coloured = torch.rand(len(dirs), 1, 1, 1, device=dirs.device) < cfg.coloured
+                colour = torch.where(is_coloured, any_colour, colour)
+        elif cfg.evaluation is not None:
+            colour = torch.full_like(colour, cfg.evaluation)
+        return colour.expand(*dirs.shape[:-1], cfg.n_output_dims)
