@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--per-view", type=COUNT, default=default.per_view, help="images per class, colour and view")
     parser.add_argument("--batch", type=COUNT, default=default.batch)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: twice as fast where the CPU has it")
+    parser.add_argument("--camera-words", action="store_true", help="also ask for azimuths; the judge must know them")
     parser.add_argument("--card", type=Path, help="model card whose quality table is replaced")
     parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
@@ -47,10 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(args: argparse.Namespace) -> None:
     """Draw, judge, write."""
     require_writable("--out", args.out)
-    config = ReportConfig(args.guidance, args.steps, args.per_view, args.batch, args.bf16)
+    config = ReportConfig(args.guidance, args.steps, args.per_view, args.batch, args.bf16, args.camera_words)
     pipeline = load_pipeline(args.teacher).to(args.device)
     result = make_report(pipeline, load_judge(args.judge), shapes_world, config, args.out, args.seed)
     print(table(result))
+    if args.camera_words:
+        camera = result["camera"]
+        print(f"azimuth told in words: median {camera['median']:.0f}° off, {camera['within_22']:.1%} within 22.5°")
     if args.card:
         insert_table(args.card, table(result))
 

@@ -21,10 +21,11 @@ def caption(class_name, color, pattern, view=None, kind=0):
     return f"a {adjective}{color} {class_name}" + (f", {view} view" if view else "") + (", normal map" if kind else "")
 
 
-def sample_batch(seed, start, n, size=64, split="train", group=1):
+def sample_batch(seed, start, n, size=64, split="train", group=1, style="light"):
     ids = {name: np.zeros(n, np.int64) for name in ("class_id", "color_id", "pattern_id", "view_id", "kind")}
     images = np.full((n, size, size, 3), 230, np.uint8)
     masks = np.zeros((n, size, size), np.uint8)
+    azimuth = np.zeros(n, np.float32)
     captions = []
     for row, index in enumerate(range(start, start + n)):
         rng = np.random.default_rng((seed, index // group))
@@ -38,7 +39,11 @@ def sample_batch(seed, start, n, size=64, split="train", group=1):
         if p:
             images[row][box][::4] = 255
         masks[row][box] = 255
+        azimuth[row] = (0, 90, 180, 45)[view]
+        if style == "cutout":
+            images[row][masks[row] == 0] = 0
         for name, value in zip(ids, (c, k, p, view, 0)):
             ids[name][row] = value
         captions.append(caption(CLASSES[c], COLORS[k], PATTERNS[p], VIEWS[view]))
-    return {"image": images, "foreground": masks, "caption": captions, **ids}
+    return {"image": images, "foreground": masks, "caption": captions, **ids,
+            "azimuth_deg": azimuth, "elevation_deg": np.full(n, 30.0, np.float32)}  # fmt: skip

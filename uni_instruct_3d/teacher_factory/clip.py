@@ -69,6 +69,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         shutil.copyfile(source / name, target / name)
 
 
+def image_size(model: nn.Module) -> int:
+    """Side of the pictures that the model takes; open-clip keeps one number or two."""
+    size = model.visual.image_size
+    return size if isinstance(size, int) else size[0]
+
+
 def drop_facts(caption: str, patterns: tuple[str, ...], drop_pattern: bool, drop_view: bool) -> str:
     """``caption`` without its pattern word and / or its view phrase: users rarely say everything."""
     if drop_pattern:
@@ -111,19 +117,19 @@ def clip_step(
 ):
     """The step function of CLIP: half of the batch are groups of four views of one object, the hardest negatives."""
     from .diffusion import paired_index
-    from .judge import augment
+    from .judge import augment, shrink
 
-    images = torch.from_numpy(renders.image)
+    size = image_size(model)
     names = ("class", "color", "pattern", "view", "kind")
     fields = (renders.class_id, renders.color_id, renders.pattern_id, renders.view_id, renders.kind)
     table = {name: torch.from_numpy(values) for name, values in zip(names, fields)}
     views_differ = torch.tensor([name in world.VIEW_CLASSES for name in world.CLASSES])
     overhead = world.VIEWS.index("overhead")
-    uniform = torch.ones(len(images), dtype=torch.float64)
+    uniform = torch.ones(len(renders), dtype=torch.float64)
 
     def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
         index, _ = paired_index(generator, uniform, config.optim.batch, group, 0.5)
-        image = augment(images[index].permute(0, 3, 1, 2).float().div(127.5).sub(1.0).to(device), generator)
+        image = augment(shrink(renders.pictures(index, generator).to(device), size), generator)
         drop = torch.rand((2, len(index)), generator=generator) < config.drop_fact
         texts = [
             drop_facts(renders.caption[i], world.PATTERNS, bool(no_pattern), bool(no_view))
@@ -152,6 +158,8 @@ def retrieval(
     model: nn.Module, tokenizer, renders: Renders, world: World, batch: int = 256
 ) -> Float[np.ndarray, "n"]:
     """1 per colour render whose caption "a {colour} {class}" is first among all class x colour captions, else 0."""
+    from .judge import shrink
+
     captions = [f"a {color} {name}" for name in world.CLASSES for color in world.COLORS]
     text = F.normalize(model.encode_text(tokenizer(captions)), dim=-1)
     chosen = np.flatnonzero(renders.kind == 0)
@@ -159,7 +167,8 @@ def retrieval(
     right = []
     for start in range(0, len(chosen), batch):
         part = chosen[start : start + batch]
-        image = torch.from_numpy(renders.image[part]).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        image = renders.pictures(torch.from_numpy(part), torch.Generator().manual_seed(start))
+        image = shrink(image, image_size(model))
         found = (model.encode_image(image, normalize=True) @ text.T).argmax(1).numpy()
         right.append(found == truth[part])
     return np.concatenate(right).astype(np.float32)

@@ -1,12 +1,9 @@
-"""The teacher's U-Net and text encoder, trained together on latents and captions."""
+"""The teacher's U-Net, trained on latents and captions; its text encoder learns to read first, see :mod:`.text`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .presets import UnetConfig
+from .text import Captions, tokenise
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -43,11 +41,11 @@ def build_text_encoder(config: UnetConfig, tokenizer: CLIPTokenizer) -> CLIPText
     )  # fmt: skip
 
 
-def build_unet(config: UnetConfig, latent_size: int) -> UNet2DConditionModel:
+def build_unet(config: UnetConfig, latent_size: int, latent_channels: int = 4) -> UNet2DConditionModel:
     """SD's block layout: cross-attention everywhere but on the finest level, pooled text beside the time embedding."""
     levels = len(config.channels)
     unet = UNet2DConditionModel(
-        sample_size=latent_size, in_channels=4, out_channels=4,
+        sample_size=latent_size, in_channels=latent_channels, out_channels=latent_channels,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
         up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
         block_out_channels=config.channels, layers_per_block=config.layers, norm_num_groups=config.norm_groups,
@@ -68,56 +66,10 @@ class Denoiser(nn.Module):
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(
-        self, noisy: Float[Tensor, "n 4 h w"], time: Int[Tensor, "n"], tokens: Int[Tensor, "n l"]
-    ) -> Float[Tensor, "n 4 h w"]:
+        self, noisy: Float[Tensor, "n c h w"], time: Int[Tensor, "n"], tokens: Int[Tensor, "n l"]
+    ) -> Float[Tensor, "n c h w"]:
         """Predicted noise."""
         return self.unet(noisy, time, encoder_hidden_states=self.text_encoder(tokens)[0]).sample
-
-
-class TextReader(nn.Module):
-    """Text encoder and pooled-text embedding with linear heads that name what a caption asks for.
-
-    Trained on words alone, in a minute, and frozen before the U-Net sees them. Trained together from the start, text is
-    noise to an untrained U-Net and is switched off: within 450 steps the pooled features of different captions came as
-    close as 0.15 deviations, and after 1,400 steps the captions were still all but ignored, the view words entirely.
-    """
-
-    def __init__(self, text_encoder: CLIPTextModel, pooled: nn.Module, width: int, answers: dict[str, int]):
-        super().__init__()
-        self.text_encoder, self.pooled = text_encoder, pooled
-        self.heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in answers.items()})
-
-    def forward(self, tokens: Int[Tensor, "n l"]) -> dict[str, Float[Tensor, "n k"]]:
-        """Logits per label from the pooled text, linear so that facts combine by addition."""
-        pooled = self.pooled(self.text_encoder(tokens)[0])
-        return {name: head(pooled) for name, head in self.heads.items()}
-
-
-@torch.no_grad()
-def standardise_pooled(model: TextReader, tokens: Int[Tensor, "n l"]) -> None:
-    """Fold into the pooled embedding's last LayerNorm the affine map that gives every feature mean 0, deviation 1."""
-    pooled = torch.cat([model.pooled(model.text_encoder(part)[0]) for part in tokens.split(250)]).double()
-    mean, std = pooled.mean(0), pooled.std(0).clamp_min(1e-3)
-    norm = model.pooled.norm2
-    norm.weight.copy_(norm.weight / std)
-    norm.bias.copy_((norm.bias - mean) / std)
-
-
-def text_step(
-    model: TextReader, tokenizer: CLIPTokenizer, captions: list[str], labels: dict[str, Tensor], config: UnetConfig,
-    device: torch.device,
-):  # fmt: skip
-    """The step function of the text phase: cross-entropy of every label, captions disturbed but never dropped."""
-    spoken = replace(config, caption_dropout=0.0, noise_word=0.2)
-
-    def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(captions), (config.text_optim.batch,), generator=generator)
-        tokens = tokenise(tokenizer, [captions[i] for i in index.tolist()], spoken, generator)
-        logits = model(tokens.to(device))
-        losses = {name: F.cross_entropy(logits[name], labels[name][index].to(device)) for name in labels}
-        return sum(losses.values()), {name: value.item() for name, value in losses.items()}
-
-    return step
 
 
 def item_weights(renders, world, config: UnetConfig) -> Float[Tensor, "n"]:
@@ -178,43 +130,25 @@ def layout_weight(snr: Float[Tensor, "n"], cap: float) -> Float[Tensor, "n"]:
     return (1.0 + 1.0 / snr).clamp_max(cap) / 4.0
 
 
-def disturb(caption: str, rng: np.random.Generator, config: UnetConfig) -> str:
-    """Caption as trained on: dropped for guidance, or with one made-up word in it (unknown words must do no harm)."""
-    draw = rng.random()
-    if draw < config.caption_dropout:
-        return ""
-    if draw < config.caption_dropout + config.noise_word:
-        words = caption.split(" ")
-        made_up = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(3, 8)))
-        return " ".join([*words[:1], made_up, *words[1:]])
-    return caption
-
-
-def tokenise(
-    tokenizer: CLIPTokenizer, captions: list[str], config: UnetConfig, generator: torch.Generator
-) -> Int[Tensor, "n l"]:
-    """Token ids of the disturbed captions."""
-    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-    texts = [disturb(text, rng, config) for text in captions]
-    return tokenizer(
-        texts, padding="max_length", max_length=config.context, truncation=True, return_tensors="pt"
-    ).input_ids
-
-
 def denoiser_step(
-    model: Denoiser, tokenizer: CLIPTokenizer, latents: Float[Tensor, "n 4 h w"], captions: list[str],
+    model: Denoiser, tokenizer: CLIPTokenizer, latents: list[Float[Tensor, "n c h w"]], captions: Captions,
     weights: Float[Tensor, "n"], config: UnetConfig, group: int, device: torch.device, bf16: bool,
 ):  # fmt: skip
-    """The step function: epsilon-MSE with min-SNR weights over half paired, half independent items."""
+    """The step function: epsilon-MSE with min-SNR weights over half paired, half independent items.
+
+    ``latents``: the same items on one or several backgrounds, of which each use takes one.
+    """
     alphas = build_scheduler().alphas_cumprod
 
     def step(generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         index, share = paired_index(generator, weights, config.optim.batch, group, config.paired)
         count = int(share.max()) + 1
         time = stratified_times(generator, count, config.high_noise)[share]
-        noise = torch.randn((count, *latents.shape[1:]), generator=generator)[share].to(device)
-        tokens = tokenise(tokenizer, [captions[i] for i in index.tolist()], config, generator)
-        clean = latents[index].float().to(device)
+        noise = torch.randn((count, *latents[0].shape[1:]), generator=generator)[share].to(device)
+        which = torch.randint(len(latents), (count,), generator=generator)[share] if len(latents) > 1 else share * 0
+        texts, _ = captions.draw(index, generator, share)
+        tokens = tokenise(tokenizer, texts, config, generator)
+        clean = torch.stack([latents[k][i] for k, i in zip(which.tolist(), index.tolist())]).float().to(device)
         alpha_sq = alphas[time].to(device)
         noisy = alpha_sq.sqrt()[:, None, None, None] * clean + (1 - alpha_sq).sqrt()[:, None, None, None] * noise
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

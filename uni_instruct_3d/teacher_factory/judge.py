@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,15 +15,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from uni_instruct_guidance.core.camera_words import AZIMUTHS, STEP, camera_bins
+
 from .data import Renders, World
 from .export import save_weights
 from .presets import JudgeConfig
 
 HEADS = ("class", "color", "pattern", "view")
+#: A further head that some judges have: the nearest of these azimuths in degrees.
+AZIMUTH = "azimuth"
+
+
+def shrink(image: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c s s"]:
+    """Pictures at the side ``size``, smoothed first where they are larger."""
+    if image.shape[-2:] == (size, size):
+        return image
+    return F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 class Judge(nn.Module):
-    """Residual convolutional classifier with four heads: ``judge(images)`` -> logits per head.
+    """Residual convolutional classifier with a head per entry of ``names``: ``judge(images)`` -> logits per head.
 
     ``names`` maps each head to the names of its outputs and ``view_classes`` lists the classes whose views differ;
     both travel in the weights file, so that a judge answers in words without the world at hand.
@@ -47,7 +59,7 @@ class Judge(nn.Module):
             for inner, outer in pairwise(channels)
         )
         # mean and maximum: colour is an average, a dot or a handle is one place
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * channels[-1], len(names[name])) for name in HEADS})
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * channels[-1], len(values)) for name, values in names.items()})
 
     def logits(self, image: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n k"]]:
         """Logits per head for images in [-1, 1] at the judge's own size."""
@@ -68,9 +80,7 @@ class Judge(nn.Module):
             raise ValueError(f"images has the shape {tuple(images.shape)}; the judge takes [n, height, width, 3]")
         scaled = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
         scaled = scaled.to(next(self.parameters()).device).movedim(-1, 1)
-        if scaled.shape[-2:] != (self.size, self.size):
-            scaled = F.interpolate(scaled, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        return self.logits(scaled * 2.0 - 1.0)
+        return self.logits(shrink(scaled, self.size) * 2.0 - 1.0)
 
 
 def load_judge(path: str | Path) -> Judge:
@@ -87,7 +97,7 @@ def load_judge(path: str | Path) -> Judge:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"judge weights {path} are truncated or not a judge: {error}") from error
-    names = {head: tuple(facts["names"][head]) for head in HEADS}
+    names = {head: tuple(values) for head, values in facts["names"].items()}
     model = Judge(names, tuple(facts["view_classes"]), tuple(facts["channels"]), facts["size"])
     state.update({key: value.long() for key, value in state.items() if key.endswith("num_batches_tracked")})
     model.load_state_dict(state)
@@ -103,9 +113,10 @@ def save_judge(model: Judge, path: Path) -> None:
 def build_judge(config: JudgeConfig, world: World, size: int) -> Judge:
     """An untrained judge of ``world``."""
     names = {"class": world.CLASSES, "color": world.COLORS, "pattern": world.PATTERNS, "view": world.VIEWS}
-    return Judge(
-        {head: tuple(values) for head, values in names.items()}, tuple(world.VIEW_CLASSES), config.channels, size
-    )
+    if config.azimuth:
+        names[AZIMUTH] = [f"{azimuth:03d}" for azimuth in AZIMUTHS]
+    names = {head: tuple(values) for head, values in names.items()}
+    return Judge(names, tuple(world.VIEW_CLASSES), config.channels, config.size or size)
 
 
 def view_loss(
@@ -136,20 +147,20 @@ def augment(image: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Floa
 
 def judge_step(model: Judge, renders: Renders, config: JudgeConfig, device: torch.device):
     """The step function of the judge. Colour and pattern are asked of colour renders only (``kind`` 0)."""
-    images = torch.from_numpy(renders.image)
     labels = {
         "class": torch.from_numpy(renders.class_id), "color": torch.from_numpy(renders.color_id),
         "pattern": torch.from_numpy(renders.pattern_id), "view": torch.from_numpy(renders.view_id),
+        AZIMUTH: camera_bins(torch.from_numpy(renders.azimuth_deg), torch.from_numpy(renders.elevation_deg))[0],
     }  # fmt: skip
     coloured = torch.from_numpy(renders.kind) == 0
     views_differ = torch.tensor([name in model.view_classes for name in model.names["class"]])
     overhead = model.names["view"].index("overhead")
 
     def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(images), (config.optim.batch,), generator=generator)
-        image = images[index].permute(0, 3, 1, 2).float().div(127.5).sub(1.0).to(device)
+        index = torch.randint(len(renders), (config.optim.batch,), generator=generator)
+        image = shrink(renders.pictures(index, generator).to(device), model.size)
         logits = model.logits(augment(image, generator))
-        truth = {head: labels[head][index].to(device) for head in HEADS}
+        truth = {head: labels[head][index].to(device) for head in logits}
         plain = coloured[index].to(device).float()
         losses = {
             "class": F.cross_entropy(logits["class"], truth["class"]),
@@ -159,9 +170,34 @@ def judge_step(model: Judge, renders: Renders, config: JudgeConfig, device: torc
                 logits["view"], truth["view"], views_differ.to(device)[truth["class"]], overhead
             ).mean(),
         }  # fmt: skip
+        if AZIMUTH in logits:
+            turned = views_differ.to(device)[truth["class"]].float()
+            losses[AZIMUTH] = (turned * F.cross_entropy(logits[AZIMUTH], truth[AZIMUTH], reduction="none")).mean()
         return sum(losses.values()), {head: value.item() for head, value in losses.items()}
 
     return step
+
+
+def _in_batches(renders: Renders, batch: int) -> Iterator[tuple[int, Float[Tensor, "n h w 3"]]]:
+    """Pictures in [0, 1] as a judge takes them, and the number of the first; cut-outs lie on fixed backgrounds."""
+    for start in range(0, len(renders), batch):
+        index = torch.arange(start, min(start + batch, len(renders)))
+        yield start, renders.pictures(index, torch.Generator().manual_seed(start)).movedim(1, -1) * 0.5 + 0.5
+
+
+def azimuth_error(logits: Float[Tensor, "n 24"], azimuth_deg: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Degrees between the judge's azimuth (the most probable word) and the true or asked one, 0..180."""
+    apart = logits.argmax(1) * float(STEP) - azimuth_deg
+    return ((apart + 180.0) % 360.0 - 180.0).abs()
+
+
+def azimuth_errors(model: Judge, renders: Renders, batch: int = 256) -> Float[np.ndarray, "n"]:
+    """Degrees by which the judge is off, over colour renders of classes whose views differ."""
+    truth = torch.from_numpy(renders.azimuth_deg)
+    batches = _in_batches(renders, batch)
+    off = [azimuth_error(model(x)[AZIMUTH].cpu(), truth[start : start + len(x)]) for start, x in batches]
+    distinct = np.isin(renders.class_id, [model.names["class"].index(name) for name in model.view_classes])
+    return torch.cat(off).numpy()[distinct & (renders.kind == 0)]
 
 
 def accuracy(model: Judge, renders: Renders, batch: int = 256) -> dict[str, float]:
@@ -169,8 +205,8 @@ def accuracy(model: Judge, renders: Renders, batch: int = 256) -> dict[str, floa
     right: dict[str, list[np.ndarray]] = {head: [] for head in HEADS}
     truth = {"class": renders.class_id, "color": renders.color_id, "pattern": renders.pattern_id,
              "view": renders.view_id}  # fmt: skip
-    for start in range(0, len(renders), batch):
-        logits = model(renders.image[start : start + batch])
+    for start, pictures in _in_batches(renders, batch):
+        logits = model(pictures)
         for head in HEADS:
             right[head].append(logits[head].argmax(1).cpu().numpy() == truth[head][start : start + batch])
     coloured = renders.kind == 0

@@ -1,4 +1,4 @@
-"""Every number of the teacher's making: presets ``cpu`` (two cores, under two hours), ``gpu`` and ``tiny`` (tests)."""
+"""Every number of the teachers' making: presets ``cpu`` and ``cpu128`` (two cores), ``gpu`` and ``tiny`` (tests)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class DataConfig:
     group: int = 4
     shard: int = 2_000
     seed: int = 1_000
+    style: str = "light"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,18 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """AutoencoderKL, ``size`` -> ``size``/4 latents with 4 channels. Loss weights: see :func:`.vae.vae_loss`."""
+    """AutoencoderKL with one halving per entry of ``channels`` after the first. Loss weights: :func:`.vae.vae_loss`.
+
+    ``images``: trained on the first so many renders. The first ``crop_share`` of the steps see squares of ``crop``
+    pixels. ``copies``: how often each cut-out render is encoded, each time on another background.
+    """
 
     channels: tuple[int, ...] = (24, 48, 96)
+    latent_channels: int = 4
+    images: int | None = None
+    crop: int = 64
+    crop_share: float = 0.0
+    copies: int = 1
     layers: int = 1
     norm_groups: int = 8
     foreground: float = 5.0
@@ -67,6 +77,7 @@ class UnetConfig:
     context: int = 32
     caption_dropout: float = 0.1
     noise_word: float = 0.05
+    camera_words: float = 0.0  # share of captions that also tell azimuth and elevation
     paired: float = 0.5
     overhead: float = 2.5  # how many times as often independent items are overhead views ...
     hard: float = 1.5  # ... and how many times as often any item shows one of these, which lag behind the others
@@ -81,8 +92,12 @@ class UnetConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """A small open-clip model: modified ResNet and a word-level text transformer, ``embed_dim`` shared."""
+    """A small open-clip model: modified ResNet and a word-level text transformer, ``embed_dim`` shared.
 
+    ``size``: side of the pictures it looks at (0: the renders' own).
+    """
+
+    size: int = 0
     embed_dim: int = 128
     vision_width: int = 16
     vision_layers: tuple[int, ...] = (1, 1, 1, 1)
@@ -96,26 +111,42 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """A convolutional classifier of class, colour, pattern and view; it sees ground-truth renders only."""
+    """A convolutional classifier of class, colour, pattern and view; it sees ground-truth renders only.
 
+    ``size``: side of the pictures it looks at, larger ones are shrunk first (0: the renders' own). ``azimuth``: it also
+    names the camera's azimuth to 15 degrees. ``renders``: the set it learns from, the first ``images`` of it.
+    """
+
+    size: int = 0
+    azimuth: bool = False
+    renders: str = "judge"
+    images: int | None = None
     channels: tuple[int, ...] = (24, 48, 96, 160)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=6_000, batch=64, lr=2e-3, ema=0.995))
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What the report draws: every class x colour x four views, patterns in turn, ``per_view`` times."""
+    """What the report draws: every class x colour x four views, patterns in turn, ``per_view`` times.
+
+    ``camera_words``: also every class with views from twelve azimuths told in words.
+    """
 
     guidance: float = 6.0
     sampling_steps: int = 20
     per_view: int = 1
     batch: int = 32
     bf16: bool = False
+    camera_words: bool = False
 
 
 @dataclass(frozen=True)
 class Preset:
-    """All phases. ``bf16`` runs forward passes in bfloat16 autocast; checkpoints every ``save_minutes``."""
+    """All phases. ``bf16`` runs forward passes in bfloat16 autocast; checkpoints every ``save_minutes``.
+
+    ``start_from``: name of a shipped teacher (a folder of load/teachers; its judge bears the same name) whose weights
+    are copied where they fit, see :mod:`.warm_start`; empty: everything starts fresh.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
@@ -123,6 +154,7 @@ class Preset:
     clip: ClipConfig = field(default_factory=ClipConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    start_from: str = ""
     bf16: bool = True
     save_minutes: float = 4.0
 
@@ -134,6 +166,28 @@ _GPU = Preset(
     clip=ClipConfig(optim=OptimConfig(steps=5_000, batch=512, lr=1e-3, ema=0.995)),
     judge=JudgeConfig(optim=OptimConfig(steps=4_000, batch=256, lr=2e-3, ema=0.995)),
     report=ReportConfig(batch=256, per_view=2),
+)
+
+_CPU128 = Preset(
+    data=DataConfig(
+        train_images=36_000, judge_images=0, held_out_images=2_000, size=128, style="cutout", seed=128_000
+    ),
+    vae=VaeConfig(
+        channels=(16, 24, 48, 96), latent_channels=8, images=20_000, crop=64, crop_share=0.92, copies=1,
+        optim=OptimConfig(steps=5_000, batch=8, lr=1e-3),
+    ),
+    unet=UnetConfig(
+        camera_words=0.6, hard=1.0, overhead=1.8, layout_from=0,
+        optim=OptimConfig(steps=4_500, batch=16, lr=6e-4, warmup=200),
+        text_optim=OptimConfig(steps=700, batch=96, lr=5e-4, ema=0.98),
+    ),
+    judge=JudgeConfig(
+        size=64, azimuth=True, renders="train", images=16_000,
+        optim=OptimConfig(steps=800, batch=64, lr=1e-3, warmup=50, ema=0.99),
+    ),
+    report=ReportConfig(camera_words=True),
+    clip=ClipConfig(size=64, optim=OptimConfig(steps=4_000, batch=96, lr=1e-3, ema=0.995)),
+    start_from="shapes",
 )
 
 _TINY = Preset(
@@ -155,4 +209,4 @@ _TINY = Preset(
     save_minutes=60.0,
 )  # fmt: skip
 
-PRESETS: dict[str, Preset] = {"cpu": Preset(), "gpu": _GPU, "tiny": _TINY}
+PRESETS: dict[str, Preset] = {"cpu": Preset(), "cpu128": _CPU128, "gpu": _GPU, "tiny": _TINY}

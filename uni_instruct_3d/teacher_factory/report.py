@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from .camera_report import camera_quality
 from .judge import Judge
 from .presets import ReportConfig
 
@@ -84,8 +85,9 @@ def verdicts(judge: Judge, images: UInt8[np.ndarray, "n h w 3"], asked: list[Ask
     }  # fmt: skip
     found: dict[str, list[np.ndarray]] = {head: [] for head in truth}
     for start in range(0, len(images), 256):
-        for head, logits in judge(images[start : start + 256]).items():
-            found[head].append(logits.argmax(1).cpu().numpy())
+        logits = judge(images[start : start + 256])
+        for head, answers in found.items():
+            answers.append(logits[head].argmax(1).cpu().numpy())
     return {head: np.concatenate(found[head]) == np.asarray(truth[head]) for head in truth}
 
 
@@ -168,7 +170,7 @@ def forward_ms(pipeline: StableDiffusionPipeline, pairs: int = 4, repeats: int =
     """Milliseconds of one U-Net call on ``pairs`` guided latents (batch 2 x pairs), median of ``repeats``."""
     unet = pipeline.unet
     size, width = unet.config.sample_size, unet.config.cross_attention_dim
-    latents = torch.zeros(2 * pairs, 4, size, size, device=unet.device, dtype=unet.dtype)
+    latents = torch.zeros(2 * pairs, unet.config.in_channels, size, size, device=unet.device, dtype=unet.dtype)
     text = torch.zeros(2 * pairs, pipeline.tokenizer.model_max_length, width, device=unet.device, dtype=unet.dtype)
     times = []
     with torch.no_grad():
@@ -195,6 +197,8 @@ def make_report(
     result = quality(judge, images, asked)
     result["held_out"] = quality(judge, kept_images, kept_back)["all"]
     result["held_out_images"] = len(kept_back)
+    if config.camera_words:
+        result["camera"] = camera_quality(pipeline, judge, world, config, seed + 2)
     result["unet_forward_ms_4_pairs"] = forward_ms(pipeline)
     result["settings"] = asdict(config) | {"seed": seed, "threads": torch.get_num_threads()}
     (folder / "quality.json").write_text(json.dumps(result, indent=2) + "\n")

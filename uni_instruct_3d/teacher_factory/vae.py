@@ -23,7 +23,7 @@ def build_vae(config: VaeConfig, size: int) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=config.channels,
         layers_per_block=config.layers,
-        latent_channels=4,
+        latent_channels=config.latent_channels,
         norm_num_groups=config.norm_groups,
         sample_size=size,
         scaling_factor=1.0,
@@ -56,15 +56,27 @@ def vae_loss(
     return loss, {"l1": l1.item(), "chroma": chroma.item(), "mse": mse}
 
 
-def vae_step(vae: AutoencoderKL, renders: Renders, config: VaeConfig, device: torch.device, bf16: bool):
-    """The step function of the VAE's training: random renders, posterior sample plus a little noise, decode."""
-    images, masks = torch.from_numpy(renders.image), torch.from_numpy(renders.foreground)
+def _crop(image: Float[Tensor, "n c h w"], size: int, generator: torch.Generator) -> Float[Tensor, "n c s s"]:
+    """One random square of every picture."""
+    corners = torch.randint(image.shape[-1] - size + 1, (len(image), 2), generator=generator).tolist()
+    return torch.stack([x[:, top : top + size, left : left + size] for x, (top, left) in zip(image, corners)])
 
-    def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(images), (config.optim.batch,), generator=generator)
-        image = images[index].permute(0, 3, 1, 2).to(device).float().div(127.5).sub(1.0)
+
+def vae_step(vae: AutoencoderKL, renders: Renders, config: VaeConfig, device: torch.device, bf16: bool):
+    """The step function of the VAE's training: random renders, posterior sample plus a little noise, decode.
+
+    Most steps see squares of ``config.crop`` pixels: the network is convolutional, and a step costs what its pixels
+    cost. The last ones see whole pictures, over which its group norms average differently.
+    """
+    masks = torch.from_numpy(renders.foreground)
+
+    def step(generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        index = torch.randint(len(renders), (config.optim.batch,), generator=generator)
+        image = renders.pictures(index, generator).to(device)
         foreground = (masks[index] > 0).to(device).float()[:, None]
-        shape = (config.optim.batch, 4, image.shape[2] // 2 ** (len(config.channels) - 1),
+        if number < config.crop_share * config.optim.steps:
+            image, foreground = _crop(torch.cat([image, foreground], 1), config.crop, generator).split([3, 1], 1)
+        shape = (config.optim.batch, config.latent_channels, image.shape[2] // 2 ** (len(config.channels) - 1),
                  image.shape[3] // 2 ** (len(config.channels) - 1))  # fmt: skip
         noise, extra = torch.randn((2, *shape), generator=generator).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -82,19 +94,27 @@ def vae_step(vae: AutoencoderKL, renders: Renders, config: VaeConfig, device: to
 
 @torch.no_grad()
 def encode_means(
-    vae: AutoencoderKL, renders: Renders, device: torch.device, batch: int = 128, bf16: bool = False
-) -> Float[Tensor, "n 4 h w"]:
-    """Posterior means of all renders, fp16, on the CPU."""
+    vae: AutoencoderKL, renders: Renders, device: torch.device, batch: int = 64, bf16: bool = False, *, seed: int = 0,
+    group: int = 1,
+) -> Float[Tensor, "n c h w"]:  # fmt: skip
+    """Posterior means of all renders, fp16, on the CPU.
+
+    Cut-outs lie on backgrounds that depend on (seed, start of the batch), the same for all items of a group: what
+    differs between their latents must come from the view.
+    """
+    batch = -(-batch // group) * group
     latents = []
     for start in tqdm(range(0, len(renders), batch), desc="encode", unit="batch"):
-        image = torch.from_numpy(renders.image[start : start + batch]).permute(0, 3, 1, 2).to(device).float()
+        index = torch.arange(start, min(start + batch, len(renders)))
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
+        image = renders.pictures(index, generator, (index - start) // group * group).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            mean = vae.encode(image / 127.5 - 1.0).latent_dist.mean
+            mean = vae.encode(image).latent_dist.mean
         latents.append(mean.to("cpu", torch.float16))
     return torch.cat(latents)
 
 
-def whitening(latents: Float[Tensor, "n 4 h w"]) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "4"]]:
+def whitening(latents: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c c"], Float[Tensor, "c"]]:
     """Symmetric (ZCA) matrix W and mean m such that W(z - m) has zero mean and unit covariance over the channels."""
     flat = latents.double().movedim(1, -1).reshape(-1, latents.shape[1])
     mean = flat.mean(0)
@@ -103,7 +123,7 @@ def whitening(latents: Float[Tensor, "n 4 h w"]) -> tuple[Float[Tensor, "4 4"], 
 
 
 @torch.no_grad()
-def fold_whitening(vae: AutoencoderKL, matrix: Float[Tensor, "4 4"], mean: Float[Tensor, "4"]) -> None:
+def fold_whitening(vae: AutoencoderKL, matrix: Float[Tensor, "c c"], mean: Float[Tensor, "c"]) -> None:
     """Put z -> W(z - m) into ``quant_conv`` and its inverse into ``post_quant_conv``; images stay what they were.
 
     Afterwards ``scaling_factor`` 1 is right for every code that follows the Stable-Diffusion convention. The
