@@ -30,7 +30,7 @@ STAGES = [
     Stage("texture", "{set}-texture.yaml", after="geometry"),
 ]
 # Config sets: prefix of the files in configs/.
-CONFIG_SETS = {"shapes": "shapes", "sd21": "uni-instruct"}
+CONFIG_SETS = {"shapes": "shapes", "shapes128": "shapes128", "sd21": "uni-instruct"}
 #: --quality: what it means. A quality is a folder configs/presets/<config set>-<quality>; normal is what the files say.
 QUALITIES = {
     "fast": "half the steps: a sketch",
