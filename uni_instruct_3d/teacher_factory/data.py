@@ -75,11 +75,6 @@ class Renders:
         return composite(image, torch.from_numpy(self.foreground[index.numpy()]), backgrounds)
 
 
-def normalised(image: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 3 h w"]:
-    """uint8 images as float32 in [-1, 1], channels first."""
-    return np.ascontiguousarray(image.transpose(0, 3, 1, 2)).astype(np.float32) / 127.5 - 1.0
-
-
 def _shard_path(folder: Path, index: int) -> Path:
     return folder / f"shard_{index:04d}.npz"
 
