@@ -6,6 +6,7 @@ import pytest
 import torch
 from prompt_stub import StubPrompts, cameras
 
+import threestudio  # noqa: F401 - the host comes first: the extension registers all of its names with it
 from uni_instruct_guidance.core.camera_words import AZIMUTHS, ELEVATIONS, camera_bins, with_camera
 from uni_instruct_guidance.guidance.camera_prompts import UniInstructPromptProcessor
 from uni_instruct_guidance.guidance.prompts import STOCK_DIRECTIONS, direction_indices, direction_texts
