@@ -178,7 +178,7 @@ _CPU128 = Preset(
     ),
     unet=UnetConfig(
         camera_words=0.6, hard=1.0, overhead=1.8, layout_from=0,
-        optim=OptimConfig(steps=4_500, batch=16, lr=6e-4, warmup=200),
+        optim=OptimConfig(steps=3_700, batch=16, lr=6e-4, warmup=200),
         text_optim=OptimConfig(steps=700, batch=96, lr=5e-4, ema=0.98),
     ),
     judge=JudgeConfig(
