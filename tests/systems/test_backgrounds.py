@@ -43,5 +43,5 @@ def test_shares_and_greys_outside_0_to_1_are_named(key):
 
 @pytest.mark.parametrize("options", [{"darkest": 0.9, "brightest": 0.5}, {"brightest": 1.5}])
 def test_bad_ranges_are_named(options):
-    with pytest.raises(ValueError, match=r"system.background: darkest=.*brightest="):
+    with pytest.raises(ValueError, match=r"system\.background.*brightest="):
         make(**options)

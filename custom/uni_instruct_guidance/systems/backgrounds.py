@@ -11,6 +11,9 @@ from torch import Tensor
 import threestudio
 from threestudio.models.background.base import BaseBackground
 
+from ..core.ranges import check
+from .ranges import BACKGROUND
+
 
 @threestudio.register("uni-instruct-grey-background")
 class GreyBackground(BaseBackground):
@@ -34,14 +37,12 @@ class GreyBackground(BaseBackground):
     cfg: Config
 
     def configure(self) -> None:
+        check(BACKGROUND, self.cfg, "system.background.")
         if not 0 <= self.cfg.darkest <= self.cfg.brightest <= 1:
             raise ValueError(
                 f"system.background: darkest={self.cfg.darkest}, brightest={self.cfg.brightest}; "
                 f"need 0 <= darkest <= brightest <= 1"
             )
-        for key, value in (("coloured", self.cfg.coloured), ("evaluation", self.cfg.evaluation)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"system.background.{key}={value}; need 0 <= {key} <= 1")
 
     def forward(self, dirs: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W C"]:
         cfg = self.cfg

@@ -97,12 +97,19 @@ GEOMETRY = {
         "end_val": SIZE,
     },
     "shape_init_params": or_null(one_or_several(SIZE)),
+    "sdf_bias": either(number(), text()),
+    "sdf_bias_params": or_null(one_or_several(SIZE)),
     "pos_encoding_config": ENCODING,
     "mlp_network_config": NETWORK,
 }
 
 MATERIAL = {
-    "n_output_dims": WIDTH,
+    "n_output_dims": whole(least=0, most=1 << 16),
+    "environment_scale": number(least=0),
+    "min_metallic": SHARE,
+    "max_metallic": SHARE,
+    "min_roughness": SHARE,
+    "max_roughness": SHARE,
     "input_feature_dims": or_null(WIDTH),
     "ambient_light_color": COLOUR,
     "diffuse_light_color": COLOUR,
@@ -119,6 +126,8 @@ BACKGROUND = {
     "random_aug_prob": SHARE,
     "darkest": SHARE,
     "brightest": SHARE,
+    "coloured": SHARE,
+    "evaluation": or_null(SHARE),
     "dir_encoding_config": ENCODING,
     "mlp_network_config": NETWORK,
 }
