@@ -86,7 +86,6 @@ class NeRFVolumeRenderer(VolumeRenderer):
         self.estimator = build()
         # diagonal of the box, with the reference's rounding of √3
         self.render_step_size = 1.732 * 2 * self.cfg.radius / self.cfg.num_samples_per_ray
-        self.randomized = self.cfg.randomized
 
     def _occupancy_grid(self):
         grid = self.backend.OccGridEstimator(roi_aabb=self.bbox.view(-1), resolution=self.GRID_RESOLUTION, levels=1)
@@ -111,7 +110,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
             sigma_fn=sigma_fn if self.cfg.grid_prune else None,
             render_step_size=self.render_step_size,
             alpha_thre=self.ALPHA_THRESHOLD if prune else 0.0,
-            stratified=self.randomized,
+            stratified=self._shifted(),
         )
 
     def _sample_by_importance(self, rays_o: Float[Tensor, "R 3"], rays_d: Float[Tensor, "R 3"]) -> Samples:
@@ -131,9 +130,14 @@ class NeRFVolumeRenderer(VolumeRenderer):
             self.cfg.num_samples_per_ray_importance,
             near[hit],
             far[hit],
-            stratified=self.randomized,
+            stratified=self._shifted(),
         )
         return hit.repeat_interleave(t_starts.shape[-1]), t_starts.reshape(-1), t_ends.reshape(-1)
+
+    def _shifted(self) -> bool:
+        """Whether samples are shifted. Asked where it is used: after a validation Lightning sets ``training`` itself,
+        without calling ``train()``, so what ``train()`` keeps is that of the validation."""
+        return self.training and self.cfg.randomized
 
     def _chunked(self, function: Callable, *args, **kwargs):
         """The function's value; piece by piece where no graph is recorded."""
@@ -230,11 +234,6 @@ class NeRFVolumeRenderer(VolumeRenderer):
             return self.geometry.forward_density(points) * self.render_step_size  # ≈ 1 - exp(-σδ)
 
         self.estimator.update_every_n_steps(step=global_step, occ_eval_fn=opacity_of_one_step)
-
-    def train(self, mode: bool = True) -> NeRFVolumeRenderer:
-        """Training mode shifts samples randomly (if ``randomized``), evaluation mode does not."""
-        self.randomized = mode and self.cfg.randomized
-        return super().train(mode)
 
 
 def _per_ray(color: Float[Tensor, "..."], shape: torch.Size) -> Float[Tensor, "R Nc"]:
