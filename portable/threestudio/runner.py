@@ -29,9 +29,10 @@ from threestudio.extensions import extension_checks, load_extensions
 from threestudio.systems.base import BaseLift3DSystem, BaseSystem
 from threestudio.utils.blocks import check_blocks
 from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, StepProgressBar
-from threestudio.utils.checkpoints import AtomicCheckpointIO, ResumableCheckpoint
+from threestudio.utils.checkpoints import LAST, AtomicCheckpointIO, ResumableCheckpoint, require_resumable
 from threestudio.utils.config import load_config, merge_config
 from threestudio.utils.errors import UnknownNameError, UserError
+from threestudio.utils.guard import LOCK, only_run, stopping_at_once
 from threestudio.utils.logging import logger
 from threestudio.utils.misc import get_device, get_rank, load_checkpoint, set_device
 
@@ -60,13 +61,21 @@ NOISE = (
 )
 
 
-class FirstStep(Callback):
-    """Knows whether a training step was completed, which ends the set-up."""
+class Progress(Callback):
+    """How far a run has come, for what is told when it stops.
 
-    done = False
+    stepped: a training step was completed, which ends the set-up. step: steps in all. restoring: between the reading of
+    a checkpoint and the completion of the first step after it.
+    """
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.done = True
+    stepped = restoring = False
+    step = 0
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        self.restoring = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.stepped, self.restoring, self.step = True, False, trainer.global_step
 
 
 def run(
@@ -116,28 +125,36 @@ def carry_out(
         turntable: render it after training.
 
     Raises:
-        UserError: one line about what the user can mend.
+        UserError: one line about what the user can mend, or about a signal that stopped it.
     """
     _quiet(verbose)
-    first_step = FirstStep()
+    progress = Progress()
     cfg, new_trial = None, False
     try:
-        if cpu:
-            set_device("cpu")
-        extensions = load_extensions(extension_folders)
-        n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
-        checks = [*extension_checks(extensions), require_known_names, check_blocks, _find_teachers]
-        cfg = load_config(*configs, cli_args=overrides, n_gpus=n_gpus, checks=checks)
-        new_trial = not os.listdir(cfg.trial_dir)
-        if cfg.trainer.get("accelerator") == "cpu":
-            set_device("cpu")
-        _announce(cfg)
-        _carry_out(action, cfg, configs, [first_step, *callbacks], turntable)
-    except Exception as error:
-        if new_trial and not first_step.done:
+        with stopping_at_once(), contextlib.ExitStack() as hold:
+            if cpu:
+                set_device("cpu")
+            extensions = load_extensions(extension_folders)
+            n_gpus = torch.cuda.device_count() if get_device().type == "cuda" else 1
+            checks = [*extension_checks(extensions), require_known_names, check_blocks, _find_teachers]
+            cfg = load_config(*configs, cli_args=overrides, n_gpus=n_gpus, checks=checks)
+            if action == "train":
+                hold.enter_context(only_run(cfg.trial_dir, "tag, name, use_timestamp"))
+            new_trial = set(os.listdir(cfg.trial_dir)) <= {LOCK}
+            if cfg.trainer.get("accelerator") == "cpu":
+                set_device("cpu")
+            _announce(cfg)
+            _carry_out(action, cfg, configs, extensions, [progress, *callbacks], turntable)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if new_trial and not progress.stepped:
             _take_back(cfg)
-        if verbose or not _users_to_mend(error, first_step.done):
-            raise
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            error = _stopped(cfg, action, progress)
+        elif progress.restoring and not isinstance(error, UserError):
+            reason = f"{type(error).__name__}: {_one_line(error, None)}"
+            error = UserError(f"cannot go on from {cfg.resume}, is it what this run wrote? ({reason})")
+        if verbose or not _users_to_mend(error, progress.stepped):
+            raise error
         raise UserError(_one_line(error, None if cfg is None else cfg.trial_dir)) from error
     threestudio.info(f"results: {cfg.trial_dir}")
 
@@ -164,29 +181,42 @@ def _find_teachers(cfg: DictConfig) -> None:
             block[TEACHER_KEY] = str(PROJECT / name)
 
 
+def _stopped(cfg: DictConfig | None, action: str, progress: Progress) -> UserError:
+    """What to tell after SIGTERM or Ctrl-C, which Lightning turns into SystemExit."""
+    if cfg is None or action != "train":
+        return UserError(f"stopped by a signal; the {action} was not finished")
+    last = Path(cfg.trial_dir) / "ckpts" / LAST
+    if not last.is_file():
+        return UserError(
+            f"stopped by a signal at step {progress.step}, before the first checkpoint: nothing to go on from"
+        )
+    again = f"--config {cfg.trial_dir}/configs/parsed.yaml --train resume={last}"
+    return UserError(f"stopped by a signal at step {progress.step}; go on with {again}")
+
+
 def _carry_out(
-    action: str, cfg: DictConfig, configs: list[str], callbacks: list[Callback], turntable: bool = True
+    action: str,
+    cfg: DictConfig,
+    configs: list[str],
+    extensions: list[str],
+    callbacks: list[Callback],
+    turntable: bool = True,
 ) -> None:
     if action == "export" and not cfg.resume:
         raise UserError("--export needs resume=…/ckpts/last.ckpt: without it an untrained shape would be exported")
     pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
     if cfg.resume:
         checkpoint = load_checkpoint(cfg.resume, map_location="meta")
+        require_resumable(checkpoint, cfg.resume)
     _require(cfg, "data_type", "system_type")
     datamodule = threestudio.find(cfg.data_type)(cfg.data)
     system: BaseSystem = threestudio.find(cfg.system_type)(cfg.system, resumed=bool(cfg.resume))
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
-    trainer = build_trainer(cfg, configs, training=action == "train", callbacks=callbacks)
+    trainer = build_trainer(cfg, configs, training=action == "train", callbacks=callbacks, extensions=extensions)
     if action == "train":
         if not {"max_steps", "max_epochs", "max_time"} & set(cfg.trainer):
             raise UserError("trainer.max_steps is missing: random cameras never end")
-        try:
-            trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
-        except SystemExit as stop:  # how Lightning leaves after a signal, with status 0 after SIGTERM
-            raise UserError(
-                f"stopped by a signal at step {system.true_global_step}; go on with --config {cfg.trial_dir}/configs/"
-                f"parsed.yaml --train resume={cfg.trial_dir}/ckpts/last.ckpt"
-            ) from stop
+        trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
         if turntable:
             trainer.test(system, datamodule=datamodule)
         return
@@ -201,11 +231,13 @@ def _carry_out(
 ACTIONS = {"validate": pl.Trainer.validate, "test": pl.Trainer.test, "export": pl.Trainer.predict}
 
 
-def build_trainer(cfg: DictConfig, configs: list[str], training: bool, callbacks: list[Callback]) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig, configs: list[str], training: bool, callbacks: list[Callback], extensions: Iterable[str] = ()
+) -> pl.Trainer:
     """Lightning's trainer for this machine, with ``cfg.trainer`` on top.
 
     Raises:
-        ValueError: a key of ``trainer`` or ``checkpoint`` that Lightning does not know.
+        ValueError: a key of ``trainer`` or ``checkpoint`` that Lightning does not know, or a value that it refuses.
     """
     arguments = _known(pl.Trainer, cfg.trainer, "trainer")
     if training:
@@ -215,7 +247,9 @@ def build_trainer(cfg: DictConfig, configs: list[str], training: bool, callbacks
             ResumableCheckpoint(os.path.join(cfg.trial_dir, "ckpts"), **checkpoint),
             LearningRateMonitor(logging_interval="step"),
             ConfigSnapshotCallback(configs, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False),
-            CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
+            CodeSnapshotCallback(
+                os.path.join(cfg.trial_dir, "code"), use_version=False, extensions=extensions, config_paths=configs
+            ),
         ]
     if arguments.get("enable_progress_bar", True):
         callbacks = [*callbacks, StepProgressBar()]
@@ -229,7 +263,10 @@ def build_trainer(cfg: DictConfig, configs: list[str], training: bool, callbacks
         "enable_checkpointing": training,
         "plugins": [AtomicCheckpointIO()],
     }
-    return pl.Trainer(callbacks=callbacks, **{**defaults, **arguments})
+    try:
+        return pl.Trainer(callbacks=callbacks, **{**defaults, **arguments})
+    except Exception as error:  # Lightning refuses values in a dozen types, and trips over others
+        raise UserError(f"trainer: {_one_line(error, None)}") from error
 
 
 def _loggers(cfg: DictConfig) -> list:
@@ -305,7 +342,8 @@ def _quiet(verbose: bool) -> None:
 
 
 def _users_to_mend(error: Exception, training: bool) -> bool:
-    if isinstance(error, UserError):
+    # by its name: an extension has its own, and must not import the host's
+    if any(kind.__name__ == "UserError" for kind in type(error).__mro__):
         return True
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return True

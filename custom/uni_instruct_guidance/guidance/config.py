@@ -123,6 +123,7 @@ class GuidanceFields(MethodFields):
     warmup, fake_score, discriminator, bank, gradient_size: blocks; see WarmupConfig, FakeScoreConfig,
         DiscriminatorConfig, BankConfig, GradientConfig.
     bank_dir: where teacher samples are kept.
+    max_rejected_steps: stop after this many steps in a row in which no sample of the batch was finite.
     reward: for `auxiliary.reward`: clip | aesthetic | FILE.py:FUNCTION; or the options of `reward_type`, which takes
         the same names and registered ones. See scoring/rewards.py.
     """
@@ -142,6 +143,7 @@ class GuidanceFields(MethodFields):
     bank: dict = field(default_factory=dict)
     bank_dir: str = ".threestudio_cache/teacher_samples"
     gradient_size: dict = field(default_factory=dict)
+    max_rejected_steps: int = 20
     reward_type: str = ""
     reward: Any = None
 

@@ -26,7 +26,7 @@ from ..core import (
     per_sample,
     poor_calibration,
 )
-from ..core.errors import require_writable
+from ..core.errors import UserError, require_writable
 from ..core.fake_score import denoising_loss
 from ..core.ranges import check
 from ..core.ratio import RatioWarmup, discriminator_loss, generator_loss
@@ -111,6 +111,7 @@ class UniInstructGuidance(BaseModule):
             )
         self._check_by_parts()
         self._warned = False
+        self.rejected_steps = self._rejected_in_a_row = 0
         self.bank: SampleBank | None = None
         # Set by the system when fake_score.updates_per_step > 1: takes one optimiser step on a loss.
         self.inner_step: Callable[[Tensor], None] | None = None
@@ -183,6 +184,7 @@ class UniInstructGuidance(BaseModule):
         real = self._real_latents(prompt_utils, cameras)
         losses = self._learn(latents.detach(), real, condition)
         grad, log = self._gradient(latents.detach(), condition)
+        self._count_rejected(int(log["rejected"]), len(latents))
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
         weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
         if weight:
@@ -191,7 +193,7 @@ class UniInstructGuidance(BaseModule):
             score = self.reward(image, prompt_utils, views)
             losses["loss_reward"] = -weight * score.mean()
             log["reward"] = score.detach().mean()
-        log |= {"grad_norm": grad.flatten(1).norm(dim=1).mean()}
+        log |= {"grad_norm": grad.flatten(1).norm(dim=1).mean(), "rejected_steps": float(self.rejected_steps)}
         log |= {"min_step": self.min_fraction * self.teacher.process.steps}
         log |= {"max_step": self.max_fraction * self.teacher.process.steps, "guidance_scale": self.guidance_scale}
         return losses | log
@@ -209,6 +211,23 @@ class UniInstructGuidance(BaseModule):
         if self.encode_size is not None:
             side = self.encode_size * side // self.teacher.image_size
         return resized(image, side)
+
+    def _count_rejected(self, rejected: int, batch: int) -> None:
+        """Notice a step that taught nothing because every sample was rejected, and give up on a run of them."""
+        if rejected < batch:
+            self._rejected_in_a_row = 0
+            return
+        self.rejected_steps += 1
+        self._rejected_in_a_row += 1
+        why = "teacher, fake score or renderings are not finite (NaN or Inf) for any sample of the batch"
+        if self.rejected_steps == 1:
+            threestudio.warn(f"step {self.step}: {why}; such steps teach nothing and are counted as rejected")
+        if self._rejected_in_a_row >= self.cfg.max_rejected_steps:
+            raise UserError(
+                f"stopped at step {self.step}: {why}, {self._rejected_in_a_row} steps in a row "
+                "(system.guidance.max_rejected_steps); check the teacher's weights, or set "
+                "system.guidance.half_precision_weights=false"
+            )
 
     def _condition(self, prompt_utils, cameras: dict) -> Condition:
         camera = None
@@ -342,8 +361,11 @@ class UniInstructGuidance(BaseModule):
             (grad,) = torch.autograd.grad(total, x0)
         fake = None if answer.x0_fake is None else answer.x0_fake.detach()
         self.last_answer = LastAnswer(answer.x0_teacher.detach(), fake, times.alpha, times.sigma)
-        grad = torch.where(per_sample(out.valid, grad), grad, torch.zeros_like(grad))
+        # a network may also answer NaN on the way back alone
+        valid = out.valid & grad.isfinite().flatten(1).all(1)
+        grad = torch.where(per_sample(valid, grad), grad, torch.zeros_like(grad))
         log |= {name.replace("/", "_"): value.float() for name, value in out.diagnostics.items()}
+        log["rejected"] = (~valid).sum().float()
         log["objective_value"] = out.value.mean()
         if answer.logit is not None:
             log["logit_mean"] = answer.logit.detach().mean()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,25 @@ class VersionedCallback(Callback):
 
 
 class CodeSnapshotCallback(VersionedCallback):
-    """Copies the code that git knows (tracked, and untracked but not ignored) from the working folder."""
+    """Copies the code that the run can be repeated with: the loaded files of its extensions, and its configurations.
+
+    What is copied is what was imported, so no repository is needed, and no output can be among it.
+
+    Args:
+        extensions: names of the extensions' packages.
+        config_paths: YAML files that were given.
+    """
+
+    def __init__(
+        self,
+        save_root: str,
+        version: int | None = None,
+        use_version: bool = True,
+        extensions: Iterable[str] = (),
+        config_paths: Iterable[str] = (),
+    ) -> None:
+        super().__init__(save_root, version, use_version)
+        self.extensions, self.config_paths = tuple(extensions), tuple(config_paths)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy once."""
@@ -49,14 +67,27 @@ class CodeSnapshotCallback(VersionedCallback):
 
     @rank_zero_only
     def _save(self) -> None:
-        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.py", "*.yaml", "*.txt"]
-        listing = subprocess.run(command, capture_output=True, text=True, check=False)
-        for name in listing.stdout.splitlines():
-            source = Path(name)
-            if source.is_file() and source.stat().st_size < 2**20:
-                target = Path(self.savedir) / source
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+        for source, target in self._files().items():
+            copy = Path(self.savedir) / target
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+
+    def _files(self) -> dict[Path, Path]:
+        """File -> its place in the snapshot."""
+        files = {}
+        for name in self.extensions:
+            package = sys.modules[name].__file__
+            if package is None:
+                continue
+            root = Path(package).parent.parent
+            loaded = [m for key, m in list(sys.modules.items()) if key == name or key.startswith(f"{name}.")]
+            sources = [Path(m.__file__) for m in loaded if getattr(m, "__file__", None)]
+            files.update({path: path.relative_to(root) for path in sources if path.is_file()})
+        own = Path(self.save_root).resolve().parent  # a run that goes on is given its own trial's configuration
+        given = [Path(path) for path in self.config_paths if own not in Path(path).resolve().parents]
+        # numbered in the order of the command line: two overlays may have one name
+        files.update({path: Path("configs") / f"{index}-{path.name}" for index, path in enumerate(given)})
+        return files
 
 
 class ConfigSnapshotCallback(VersionedCallback):
@@ -114,7 +145,7 @@ class StepProgressBar(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._bar: tqdm | None = None
-        self._enabled = True
+        self._enabled, self._timed = True, False
 
     def disable(self) -> None:
         """Lightning calls this on all processes but the first."""
@@ -135,7 +166,7 @@ class StepProgressBar(ProgressBar):
             disable=not self._enabled,
             mininterval=interval,
             dynamic_ncols=True,
-            smoothing=0.1,
+            smoothing=0.3,
         )
 
     def _close(self) -> None:
@@ -144,11 +175,18 @@ class StepProgressBar(ProgressBar):
             self._bar = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._timed = False
         self._open(trainer.max_steps if trainer.max_steps > 0 else None, trainer.global_step, "training")
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         assert self._bar is not None
-        self._bar.update(trainer.global_step - self._bar.n)
+        if self._timed:
+            self._bar.update(trainer.global_step - self._bar.n)
+        else:  # the first step fills caches and banks: the time left is told from the steps after it
+            self._timed = True
+            self._bar.unpause()
+            self._bar.update(trainer.global_step - self._bar.n)
+            self._bar.initial = self._bar.last_print_n = self._bar.n
         # reading a metric waits for the device, so only when the bar was redrawn
         if self._bar.last_print_n == self._bar.n:
             self._bar.set_postfix(self._losses(trainer), refresh=False)
@@ -160,8 +198,10 @@ class StepProgressBar(ProgressBar):
         losses = {
             name.removeprefix(prefix): f"{float(value):.3g}" for name, value in metrics if name.startswith(prefix)
         }
-        skipped = trainer.callback_metrics.get("train/skipped_steps")
-        return losses if skipped is None else {**losses, "skipped": f"{int(skipped)}"}
+        for name in ("skipped", "rejected"):
+            count = int(trainer.callback_metrics.get(f"train/{name}_steps", 0))
+            losses |= {name: f"{count}"} if count else {}
+        return losses
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._bar is not None:

@@ -1,36 +1,61 @@
-"""Checkpoints that are complete or absent, whenever the process dies."""
+"""Checkpoints that are complete or absent, whenever the process dies, and that know when they are damaged."""
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from threestudio.utils.files import atomic_path
-from threestudio.utils.misc import load_checkpoint
+from threestudio.utils.errors import UserError
+from threestudio.utils.guard import remove_leftovers
+from threestudio.utils.misc import load_checkpoint, require_weights
+from threestudio.utils.sealed import save_sealed
+
+#: The newest checkpoint of a run, and the one before it, for the case that the newest is damaged.
+LAST, BEFORE_LAST = "last.ckpt", "before-last.ckpt"
+
+#: Entry of a checkpoint -> its type. What Lightning and the systems read when a run goes on.
+ENTRIES = {
+    "state_dict": dict,
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "pytorch-lightning_version": str,
+}
+
+
+def require_resumable(checkpoint: dict[str, Any], path: str | os.PathLike) -> None:
+    """Refuse a file that is no run's checkpoint, such as a bare ``state_dict``.
+
+    Raises:
+        UserError: which entry is missing or of the wrong type.
+    """
+    for entry, kind in ENTRIES.items():
+        if entry not in checkpoint:
+            found = ", ".join(list(map(str, checkpoint))[:8])
+            raise UserError(f"{path} is no checkpoint of a run: it has no {entry}; its entries: {found}")
+        if not isinstance(checkpoint[entry], kind) or isinstance(checkpoint[entry], bool):
+            got = type(checkpoint[entry]).__name__
+            raise UserError(f"{path} is no checkpoint of a run: {entry} is a {got}, not a {kind.__name__}")
+    require_weights(checkpoint["state_dict"], path)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write beside the target, flush to the disk, then rename; read tensors and plain values only."""
+    """Sealed files, written beside their place and renamed; tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Save a checkpoint.
+        """Save a checkpoint; what ``last.ckpt`` was before stays as ``before-last.ckpt``.
 
         Raises:
             OSError: full disk, no permission; the file that was there is still whole.
         """
-        # Serialised in memory first: torch reports a full disk as a RuntimeError without its number.
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+        save_sealed(checkpoint, path, keep_as=BEFORE_LAST if Path(path).name == LAST else None)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Load a checkpoint; a damaged one is a ValueError that names it."""
@@ -49,5 +74,4 @@ class ResumableCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Remove what a killed run left half-written."""
         super().setup(trainer, pl_module, stage)
-        for leftover in Path(self.dirpath or ".").glob(".*.tmp.ckpt"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.dirpath or ".")

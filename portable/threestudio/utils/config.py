@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -71,6 +72,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for _name, _function in RESOLVERS.items():
         OmegaConf.register_new_resolver(_name, _function, replace=True)
+
+
+#: Texts of the user: whatever they contain is meant as it stands, never a reference and never YAML.
+TEXT_KEYS = ("system.prompt_processor.prompt", "system.prompt_processor.negative_prompt")
 
 
 @dataclass
@@ -148,20 +153,18 @@ def merge_config(
     **kwargs: Any,
 ) -> DictConfig:
     """What :func:`load_config` takes for granted: merged, resolved and checked; no folder is made."""
-    parts = []
-    for source in yamls:
-        if not from_string and not os.path.isfile(source):
-            raise UserError(f"no such configuration file: {source}")
-        try:
-            parts.append(OmegaConf.create(source) if from_string else OmegaConf.load(source))
-        except yaml.YAMLError as error:
-            raise UserError(f"{'text' if from_string else source} is not valid YAML: {error}") from error
-    merged = OmegaConf.merge(*parts, OmegaConf.from_cli([quoted_override(a) for a in cli_args or []]), kwargs)
+    parts = [_read(source, from_string) for source in yamls]
     try:
-        OmegaConf.resolve(merged)
+        overrides = OmegaConf.from_cli([quoted_override(argument) for argument in cli_args or []])
+        merged = OmegaConf.merge(*parts, overrides, kwargs)
+        for key in TEXT_KEYS:
+            _keep_text(merged, key)
+        merged = OmegaConf.create(literal(OmegaConf.to_container(merged, resolve=True)))
     except InterpolationToMissingValueError as error:
         missing = ", ".join(sorted(OmegaConf.missing_keys(merged)))
         raise UserError(f"to be given as key=value: {missing} (as {PROMPT_KEY}='a red mug')") from error
+    except RecursionError as error:
+        raise UserError("the configuration is nested too deep, or refers to itself") from error
     _require_known_keys(ExperimentConfig, merged)
     OmegaConf.merge(OmegaConf.structured(ExperimentConfig), merged)  # wrong types are found before a folder is made
     for check in checks:
@@ -169,22 +172,67 @@ def merge_config(
     return merged
 
 
+def _read(source: str, from_string: bool) -> Any:
+    if not from_string and not os.path.isfile(source):
+        raise UserError(f"no such configuration file: {source}")
+    name = "text" if from_string else source
+    try:
+        read = OmegaConf.create(source) if from_string else OmegaConf.load(source)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{name} is nested too deep") from error
+    except OSError as error:  # also what OmegaConf says of a file that holds a bare number
+        raise UserError(f"{name} cannot be read: {error}") from error
+    if not isinstance(read, DictConfig):
+        raise UserError(f"{name} must be a mapping of keys")
+    return read
+
+
+def _keep_text(cfg: DictConfig, key: str) -> None:
+    """Escape what OmegaConf would take for a reference in the text of ``key``, if there is one."""
+    value: Any = OmegaConf.to_container(cfg)
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, str):
+        # what has its backslash already was written by dump_config
+        OmegaConf.update(cfg, key, re.sub(r"(?<!\\)((?:\\\\)*)\$\{", r"\1\1\\${", value))
+
+
+def literal(value: Any) -> Any:
+    """Plain containers with every text such that OmegaConf reads it back as it stands, ``${`` included."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {key: literal(item) for key, item in value.items()}
+    return [literal(item) for item in value] if isinstance(value, list) else value
+
+
 def quoted_override(argument: str) -> str:
     """``key=value`` with the value quoted if it is plain text that YAML would take for something else.
 
     Prompts are such texts: empty, of several lines, with a colon, a hash sign or a dash in them, or with a bracket left
-    open. Lists and mappings are written with brackets.
+    open. Lists and mappings are written with brackets, except where a text is asked for (:data:`TEXT_KEYS`).
     """
     key, equals, text = argument.partition("=")
     written_as_yaml = text.lstrip().startswith(("{", "[", '"', "'"))
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        plain = True
+    except (yaml.YAMLError, RecursionError):
+        value, plain = text, True
     else:
         misread = isinstance(value, (list, dict)) or " #" in text
         plain = not text or "\n" in text or (misread and not written_as_yaml)
-    return f"{key}={json.dumps(text)}" if equals and plain else argument
+    if key in TEXT_KEYS and equals:
+        quoted = not plain and isinstance(value, str) and text.lstrip().startswith(('"', "'"))
+        return f"{key}={_in_quotes(literal(value if quoted else text))}"
+    return f"{key}={_in_quotes(text)}" if equals and plain else argument
+
+
+def _in_quotes(text: str) -> str:
+    """As a text of YAML; JSON's own escapes of characters beyond 16 bits are not YAML's."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in quoted)
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
@@ -193,9 +241,11 @@ def config_to_primitive(config: Any, resolve: bool = True) -> Any:
 
 
 def dump_config(path: str, config: Any) -> None:
-    """Write the resolved configuration as YAML."""
+    """Write the resolved configuration as YAML, so that :func:`load_config` reads the same values back."""
+    config = config if OmegaConf.is_config(config) else OmegaConf.create(config)
+    plain = OmegaConf.create(literal(OmegaConf.to_container(config, resolve=True)))
     with atomic_path(path) as temporary:
-        OmegaConf.save(config=config, f=temporary, resolve=True)
+        OmegaConf.save(config=plain, f=temporary)
 
 
 def parse_structured(fields: type, cfg: dict | DictConfig | None = None) -> DictConfig:
@@ -206,8 +256,11 @@ def parse_structured(fields: type, cfg: dict | DictConfig | None = None) -> Dict
         omegaconf.errors.ValidationError: a value that does not fit the field's type.
     """
     _require_known_keys(fields, cfg)
+    values = dict(cfg)
+    if isinstance(cfg, DictConfig):  # reading has resolved it: what looks like a reference now is text
+        values = {key: literal(value) if isinstance(value, str) else value for key, value in values.items()}
     try:
-        return OmegaConf.structured(fields(**cfg))
+        return OmegaConf.structured(fields(**values))
     except ValidationError as error:
         # omegaconf names the field, and a class that is always called Config
         reason = str(error.msg or error).splitlines()[0]

@@ -39,11 +39,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def safe_name(text: str) -> str:
-    """One folder name from any text: slashes and control characters become ``_``, long texts end in a digest.
+    """One folder name from any text: slashes, control characters and the ``$`` of ``${`` become ``_``, long texts end
+    in a digest.
 
     Unlike the reference, which makes nested folders of a prompt with slashes and fails on a long one.
     """
-    name = re.sub(r"[/\\\x00-\x1f\x7f]", "_", text)
+    name = re.sub(r"\\*\$\{", "_{", text)  # in a path it would be a reference of the configuration
+    name = re.sub(r"[/\\\x00-\x1f\x7f]", "_", name)
     if not name.strip("."):
         name = name.replace(".", "_")  # "." and ".." are folders already
     if len(name.encode()) <= MAX_NAME_BYTES:

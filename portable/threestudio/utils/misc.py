@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import pickle
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from threestudio.utils.config import C_max, config_to_primitive, schedule_points
 from threestudio.utils.errors import DegenerateScheduleError, UserError
+from threestudio.utils.sealed import load_sealed
 
 __all__ = [
     "C",
@@ -31,6 +31,7 @@ __all__ = [
     "load_checkpoint",
     "load_module_weights",
     "parse_version",
+    "require_weights",
     "set_device",
 ]
 
@@ -114,15 +115,12 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict:
     """Content of a checkpoint; tensors and plain values only, nothing in it is executed.
 
     Raises:
-        ValueError: missing, truncated or foreign file (the message names it).
+        ValueError: missing, damaged or foreign file (the message names it).
     """
-    if not os.path.isfile(path):
-        raise UserError(f"no such checkpoint: {path}")
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot read checkpoint {path}: it is truncated or not a checkpoint ({reason})") from error
+    checkpoint = load_sealed(path, map_location)
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} is no checkpoint of a run: it holds a {type(checkpoint).__name__}, not a dict")
+    return checkpoint
 
 
 def load_module_weights(
@@ -143,6 +141,7 @@ def load_module_weights(
     if "state_dict" not in checkpoint:
         raise UserError(f"{path} holds no state_dict; its entries: {', '.join(map(str, checkpoint))}")
     weights = checkpoint["state_dict"]
+    require_weights(weights, path)
     if ignore_modules is not None:
         ignored = tuple(f"{name}." for name in ignore_modules)
         weights = {key: value for key, value in weights.items() if not key.startswith(ignored)}
@@ -153,6 +152,12 @@ def load_module_weights(
         if not weights:
             raise UserError(f"{path} has no weights of module '{module_name}'; its modules: {', '.join(modules)}")
     return weights, checkpoint.get("epoch", 0), checkpoint.get("global_step", 0)
+
+
+def require_weights(weights: Any, path: str | os.PathLike) -> None:
+    """Refuse a ``state_dict`` that does not map names to tensors."""
+    if not isinstance(weights, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights.items()):
+        raise UserError(f"{path} is no checkpoint of a run: its state_dict does not map names to tensors")
 
 
 def cleanup() -> None:
