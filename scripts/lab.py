@@ -17,10 +17,11 @@ from pathlib import Path
 import _environment  # noqa: F401
 from tqdm import tqdm
 
+from threestudio.utils.guard import stopping_at_once
 from uni_instruct_3d.command import COUNT, SEED, run_command
 from uni_instruct_3d.help import Help
 from uni_instruct_3d.lab2d.causes import causes_tables
-from uni_instruct_3d.lab2d.experiments import default_experiments, kappa_sweep, plan, run_all
+from uni_instruct_3d.lab2d.experiments import Result, default_experiments, kappa_sweep, plan, run_all
 from uni_instruct_3d.lab2d.report import kappa_plot, ordered, picture_grid, save_results, table, write_text
 from uni_instruct_3d.lab2d.targets import TARGETS
 from uni_instruct_3d.lab2d.training import LabConfig
@@ -69,16 +70,33 @@ def run(args: argparse.Namespace) -> None:
     config = LabConfig(steps=args.steps, batch=args.batch)
     jobs = plan(experiments, targets, config, seeds=range(args.seed, args.seed + args.seeds))
     total = sum(len(job.experiments) * (args.steps // 20 * 20) for job in jobs)
-    with tqdm(total=total, unit="step", smoothing=0.02) as progress:
-        results = ordered(run_all(jobs, args.workers, progress), labels)
+    results, stopped = [], False
+    try:
+        with stopping_at_once(), tqdm(total=total, unit="step", smoothing=0.02) as progress:
+            for finished in run_all(jobs, args.workers, progress):
+                results += finished
+    except (KeyboardInterrupt, SystemExit):
+        stopped = True
+        missing = sum(len(job.experiments) for job in jobs) - len(results)
+        what = f"what is finished is in {args.out}" if results else "nothing was finished"
+        print(f"error: stopped by a signal with {missing} runs missing; {what}", file=sys.stderr)
+    if results:
+        write(args, ordered(results, labels), targets, whole=not stopped)
+    if stopped:
+        raise SystemExit(2)
 
+
+def write(args: argparse.Namespace, results: list[Result], targets: list[str], whole: bool) -> None:
+    """Table, figures and pictures of what there is; the sweep's picture needs the whole of it."""
     text = table(results)
     write_text(args.out / "table.md", text)
     save_results(args.out / "results.json", results)
-    if args.sweep and not args.methods:
+    if args.sweep and not args.methods and whole:
         kappa_plot(args.out / "kappa.png", results)
     for target in targets if not args.sweep else ():
-        picture_grid(args.out / f"{target}.png", [r for r in results if r.target == target and r.seed == args.seed])
+        shown = [r for r in results if r.target == target and r.seed == args.seed]
+        if shown:
+            picture_grid(args.out / f"{target}.png", shown)
     print(text)
     print(f"written to {args.out}")
 

@@ -187,9 +187,7 @@ def _stopped(cfg: DictConfig | None, action: str, progress: Progress) -> UserErr
         return UserError(f"stopped by a signal; the {action} was not finished")
     last = Path(cfg.trial_dir) / "ckpts" / LAST
     if not last.is_file():
-        return UserError(
-            f"stopped by a signal at step {progress.step}, before the first checkpoint: nothing to go on from"
-        )
+        return UserError(f"stopped by a signal at step {progress.step}; there is no checkpoint to go on from")
     again = f"--config {cfg.trial_dir}/configs/parsed.yaml --train resume={last}"
     return UserError(f"stopped by a signal at step {progress.step}; go on with {again}")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from queue import Empty
@@ -147,19 +150,44 @@ def _run_in_worker(job: Job, queue) -> list[Result]:
     return run_job(job, lambda steps, losses: queue.put((steps, losses)))
 
 
-def run_all(jobs: Sequence[Job], workers: int, progress) -> list[Result]:
-    """All jobs on `workers` processes of one thread; `progress` is a tqdm bar counting steps of single methods."""
-    results: list[Result] = []
+def run_all(jobs: Sequence[Job], workers: int, progress) -> Iterator[list[Result]]:
+    """All jobs on `workers` processes of one thread, each job's results when it is finished.
+
+    A signal ends the processes at once; what was given until then is whole.
+
+    Args:
+        progress: tqdm bar counting steps of single methods.
+    """
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        queue = manager.Queue()
-        pending = {pool.submit(_run_in_worker, job, queue) for job in jobs}
-        while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for finished in done:
-                results += finished.result()
-            _drain(queue, progress)
-    return results
+    with contextlib.ExitStack() as started:
+        with _deaf_to_ctrl_c():
+            queue = started.enter_context(context.Manager()).Queue()
+            pool = started.enter_context(ProcessPoolExecutor(workers, mp_context=context))
+            pending = {pool.submit(_run_in_worker, job, queue) for job in jobs}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for finished in done:
+                    yield finished.result()
+                _drain(queue, progress)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started in this block do not hear Ctrl-C, which a terminal sends to all: the parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _drain(queue, progress) -> None:

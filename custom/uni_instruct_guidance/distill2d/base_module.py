@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -19,8 +20,11 @@ from .config import RunConfig, schedule
 from .data import ImageData, StepSampler, image_loader
 from .ema import decay_of, update_average
 
-# After so many updates in a row without a finite gradient, going on is hopeless.
+# After so many updates in a row without a finite gradient, or without one finite sample, going on is hopeless.
 MAX_SKIPPED_IN_A_ROW = 100
+MAX_REJECTED_IN_A_ROW = 20
+# Under this name steps without a finite sample are counted beside the optimisers' skipped updates.
+REJECTED = "rejected"
 
 
 class StepModule(pl.LightningModule, ABC):
@@ -29,7 +33,8 @@ class StepModule(pl.LightningModule, ABC):
     Attributes:
         title: of the progress bar.
         done_steps: finished training steps.
-        skipped: name of an optimiser ↦ its updates that were skipped for a gradient that was not finite.
+        skipped: name of an optimiser ↦ its updates that were skipped for a gradient that was not finite; `rejected` ↦
+            steps without one finite sample.
     """
 
     title = "training"
@@ -113,9 +118,34 @@ class StepModule(pl.LightningModule, ABC):
             self._count_skipped(name)
         return finite
 
-    def _count_skipped(self, name: str) -> None:
+    def count_rejected(self, judged: int, rejected: int | Tensor) -> None:
+        """Notice a step all of whose `judged` samples, of every process, were `rejected` for not being finite.
+
+        Their gradient is zero, which `guarded_step` takes for a good one.
+        """
+        if not judged:
+            return
+        left = torch.as_tensor(judged - rejected, device=self.device).float()
+        if self.trainer.strategy.reduce(left, reduce_op="sum") > 0:
+            self._skipped_in_a_row[REJECTED] = 0
+            return
+        why = "teacher, fake score or student are not finite (NaN or Inf) for any sample of the batch"
+        if not self.skipped.get(REJECTED):
+            rank_zero_warn(f"step {self.done_steps}: {why}; such steps teach the student nothing", stacklevel=1)
+        in_a_row = self._count(REJECTED)
+        if in_a_row >= MAX_REJECTED_IN_A_ROW:
+            raise UserError(
+                f"training cannot go on: {why}, {in_a_row} steps in a row (step {self.done_steps}); "
+                "check the teacher's weights, or use precision=fp32"
+            )
+
+    def _count(self, name: str) -> int:
         self.skipped[name] = self.skipped.get(name, 0) + 1
-        in_a_row = self._skipped_in_a_row[name] = self._skipped_in_a_row.get(name, 0) + 1
+        self._skipped_in_a_row[name] = self._skipped_in_a_row.get(name, 0) + 1
+        return self._skipped_in_a_row[name]
+
+    def _count_skipped(self, name: str) -> None:
+        in_a_row = self._count(name)
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise UserError(
                 f"training cannot go on: {in_a_row} updates of {name} in a row had gradients that are not finite "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -11,25 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
+from threestudio.utils.sealed import load_sealed, save_sealed
+
 from ..core.errors import UserError, naming
 from ..core.files import atomically
 from .base_module import StepModule
 
+# The newest checkpoint of a run, and the one before it, for the case that the newest is damaged.
+LAST, BEFORE_LAST = "last.ckpt", "before-last.ckpt"
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """A checkpoint is written beside its place and renamed; only tensors and plain values are read."""
+
+class SealedCheckpointIO(TorchCheckpointIO):
+    """A checkpoint is sealed with its check sum, written beside its place and renamed; the one before it is kept."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        # Serialised in memory first: torch tells of a full disk by a RuntimeError without its number.
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        atomically(Path(path), lambda partial: partial.write_bytes(buffer.getbuffer()))
+        with naming(path):
+            save_sealed(checkpoint, path, keep_as=BEFORE_LAST)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
         return read_checkpoint(Path(path), map_location or "cpu")
@@ -38,12 +39,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def read_checkpoint(path: Path, map_location="cpu") -> dict[str, Any]:
     """A checkpoint of this package; a damaged or foreign file is a UserError that names it."""
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # torch reports damage in a dozen types, most of them RuntimeError or UnpicklingError
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path} is damaged or no checkpoint ({first}); remove it to begin anew") from error
+        checkpoint = load_sealed(path, map_location)
+    except ValueError as error:
+        again = f"rename a whole one to {LAST} to go on from it, or " if path.with_name(BEFORE_LAST).is_file() else ""
+        raise UserError(f"{error}; {again}remove it to begin anew") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "progress", "config"} <= set(checkpoint):
         raise UserError(f"checkpoint {path} was not written by this trainer; remove it to begin anew")
     return checkpoint
@@ -122,7 +121,7 @@ class Log(Callback):
 
 
 class Checkpoints(Callback):
-    """`last.ckpt` every few steps and at the end, and the averaged network as safetensors beside it.
+    """`last.ckpt` (and the one before it) every few steps and at the end, and the averaged network as safetensors.
 
     Args:
         out: folder. every: steps; 0 only at the end.
@@ -135,7 +134,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: StepModule, *_: Any) -> None:
         step = module.done_steps
         if step == module.cfg.steps or (self.every and step % self.every == 0):
-            trainer.save_checkpoint(self.out / "last.ckpt")
+            trainer.save_checkpoint(self.out / LAST)
             if trainer.is_global_zero:
                 self.export(module, self.out / self.name)
 

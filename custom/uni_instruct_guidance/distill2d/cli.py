@@ -10,6 +10,7 @@ from collections.abc import Callable
 from omegaconf.errors import OmegaConfBaseException
 
 from ..core.errors import one_line
+from .base_module import REJECTED
 from .config import RunConfig, read_config
 from .fit import Result
 
@@ -40,7 +41,10 @@ def main(kind: type[RunConfig], run: Callable[[RunConfig], Result], description:
             print(f"error: {one_line(error, cfg and cfg.out)}", file=sys.stderr)
         return 2
     if first:
-        skipped = "".join(f", {count} updates of {name} skipped" for name, count in result.skipped.items() if count)
+        counts = {name: count for name, count in result.skipped.items() if count}
+        rejected = counts.pop(REJECTED, 0)
+        skipped = "".join(f", {count} updates of {name} skipped" for name, count in counts.items())
+        skipped += f", {rejected} steps without one finite sample" if rejected else ""
         speed = f"{result.seconds:.0f} s, {result.images_per_second:.0f} images/s"
         print(f"{cfg.steps} steps done, {speed}{skipped}: {cfg.out}")
     return 0

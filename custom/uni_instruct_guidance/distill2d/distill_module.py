@@ -99,6 +99,9 @@ class DistillModule(StepModule):
         self.fake_lr = schedule("fake_lr", cfg.lr if cfg.fake_lr is None else cfg.fake_lr)
         self.bank: TeacherBank | None = None
         self._warned = False
+        # samples of this step that the objective was asked about, and those of them that were not finite
+        self._judged: int | Tensor = 0
+        self._rejected: int | Tensor = 0
 
     # --- what is needed ---------------------------------------------------------------------------------------------
 
@@ -181,7 +184,9 @@ class DistillModule(StepModule):
         critics = [self.fake, *([self.head] if self.uses_discriminator else [])]
         for critic in critics:
             critic.requires_grad_(False)
+        self._judged = self._rejected = 0
         self.accumulate(self._student_losses(micro, method, self.random("student")), micro)
+        self.count_rejected(self._judged, self._rejected)
         for critic in critics:
             critic.requires_grad_(True)
         self.guarded_step("student", student_optimizer, self.lr)
@@ -293,6 +298,7 @@ class DistillModule(StepModule):
                 log_snr_density=levels.log_snr_density, slopes=levels.slopes,
             )  # fmt: skip
             loss = loss + weight * out.loss.mean()
+            self._judged, self._rejected = self._judged + len(x0), self._rejected + out.diagnostics["rejected"]
             log = {"objective": out.value.mean(), "rejected": out.diagnostics["rejected"]}
             if needs_ratio:
                 log |= {name: value for name, value in out.diagnostics.items() if name.startswith("log_r/")}

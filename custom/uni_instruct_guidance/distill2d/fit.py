@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -21,9 +22,12 @@ from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from threestudio.utils.guard import only_run, remove_leftovers, stopping_at_once
+from threestudio.utils.misc import get_rank
+
 from ..core.errors import UserError, require_writable
 from .base_module import StepModule
-from .callbacks import AtomicCheckpointIO, Checkpoints, Grids, Log, read_checkpoint
+from .callbacks import LAST, Checkpoints, Grids, Log, SealedCheckpointIO, read_checkpoint
 from .config import PRECISIONS, RunConfig
 
 # Keys that may differ between a run and the run that goes on with it: they change no result.
@@ -86,6 +90,14 @@ def fit(module: StepModule, outputs: Outputs, quiet: bool = False, callbacks: tu
     cfg = module.cfg
     out = None if cfg.out is None else Path(cfg.out)
     resume = check_resume(cfg, out)
+    with stopping_at_once(), contextlib.nullcontext() if out is None else only_run(out, "out"):
+        if out is not None and get_rank() == 0:
+            remove_leftovers(out, out / "samples", *out.glob("bank/*"))
+        return _fit(module, out, resume, outputs, quiet, callbacks)
+
+
+def _fit(module, out: Path | None, resume: Path | None, outputs: Outputs, quiet: bool, callbacks) -> Result:
+    cfg = module.cfg
     if resume is not None and (finished := read_checkpoint(resume))["progress"]["done_steps"] == cfg.steps:
         module.load_state_dict(finished["state_dict"])
         module.on_load_checkpoint(finished)
@@ -104,9 +116,10 @@ def fit(module: StepModule, outputs: Outputs, quiet: bool = False, callbacks: tu
             compile_networks(module)
         try:
             trainer.fit(module, ckpt_path=resume)
-        except SystemExit as stop:  # how Lightning leaves after a signal
-            again = f"; the same command goes on from {out}/last.ckpt" if out else ""
-            raise UserError(f"stopped by a signal at step {module.done_steps}{again}") from stop
+        except SystemExit as stop:  # SIGTERM, and what Lightning makes of Ctrl-C
+            saved = out is not None and (out / LAST).is_file()
+            again = f"the same command goes on from {out / LAST}" if saved else "there is no checkpoint to go on from"
+            raise UserError(f"stopped by a signal at step {module.done_steps}; {again}") from stop
     if module.done_steps < cfg.steps:
         raise UserError(f"stopped at step {module.done_steps} of {cfg.steps}; the same command goes on")
     module.ema.eval()
@@ -122,7 +135,7 @@ def build_trainer(cfg: RunConfig, out: Path | None, callbacks: list[Callback]) -
     own: dict[str, Any] = {
         "max_epochs": 1, "log_every_n_steps": 1, "enable_checkpointing": False, "enable_progress_bar": False,
         "enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0,
-        "callbacks": callbacks, "plugins": [AtomicCheckpointIO()], "precision": PRECISIONS[cfg.precision],
+        "callbacks": callbacks, "plugins": [SealedCheckpointIO()], "precision": PRECISIONS[cfg.precision],
         "logger": False if out is None else TensorBoardLogger(out, name="", version="tensorboard"),
     }  # fmt: skip
     if cfg.precision == "fp16" and on_cpu:  # by its name alone Lightning would take bf16 instead
@@ -179,7 +192,7 @@ def check_resume(cfg: RunConfig, out: Path | None) -> Path | None:
     if out is None:
         return None
     require_writable("out", out)
-    last = out / "last.ckpt"
+    last = out / LAST
     if not cfg.resume or not last.is_file():
         return None
     checkpoint = read_checkpoint(last)

@@ -60,7 +60,8 @@ def stopping_at_once() -> Iterator[None]:
 
     Lightning on its own waits for the end of the step, and the first step may hold minutes of sampling.
     """
-    if threading.current_thread() is not threading.main_thread():
+    # Slurm announces by SIGTERM that a job will be queued again, which Lightning sees to
+    if threading.current_thread() is not threading.main_thread() or "SLURM_JOB_ID" in os.environ:
         yield
         return
 

@@ -1,6 +1,6 @@
 """Checkpoint files that know their own content: one damaged byte is found before anything of the file is used.
 
-A sealed file is what ``torch.save`` writes, with the SHA-256 of those bytes as the archive's comment. Every zip reader and
+A sealed file is what ``torch.save`` writes, with the SHA-256 of those bytes as the archive's comment. Zip readers and
 ``torch.load`` read it as before. Content and digest lie in one file, so no kill can part them.
 """
 
