@@ -79,6 +79,10 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
     def load_weights(self, weights: str, ignore_modules: list[str] | None = None) -> None:
         """Weights of another run; modules that either side lacks keep their values."""
         state_dict, epoch, global_step = load_module_weights(weights, ignore_modules=ignore_modules)
+        own = self.state_dict()
+        different = sorted(key for key in own.keys() & state_dict.keys() if own[key].shape != state_dict[key].shape)
+        if different:
+            raise UserError(f"system.weights={weights} does not fit this configuration; differing: {different[0]}")
         self.load_state_dict(state_dict, strict=False)
         self.do_update_step(epoch, global_step, on_load_weights=True)
 

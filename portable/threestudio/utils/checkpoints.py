@@ -11,7 +11,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from threestudio.utils.errors import UserError
 from threestudio.utils.guard import remove_leftovers
-from threestudio.utils.misc import load_checkpoint, require_weights
+from threestudio.utils.misc import load_checkpoint, parse_version, require_weights
 from threestudio.utils.sealed import save_sealed
 
 #: The newest checkpoint of a run, and the one before it, for the case that the newest is damaged.
@@ -44,6 +44,12 @@ def require_resumable(checkpoint: dict[str, Any], path: str | os.PathLike) -> No
             got = type(checkpoint[entry]).__name__
             raise UserError(f"{path} is no checkpoint of a run: {entry} is a {got}, not a {kind.__name__}")
     require_weights(checkpoint["state_dict"], path)
+    if not checkpoint["optimizer_states"]:  # Lightning would go on with a fresh optimiser and say nothing
+        raise UserError(f"{path} cannot be gone on from: its optimizer_states is empty")
+    try:
+        parse_version(checkpoint["pytorch-lightning_version"])
+    except ValueError as error:
+        raise UserError(f"{path} is no checkpoint of a run: pytorch-lightning_version: {error}") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,15 +69,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class ResumableCheckpoint(ModelCheckpoint):
-    """Lightning's checkpoint callback, with ``last.ckpt`` always under that name.
+    """Lightning's checkpoint callback, with ``last.ckpt`` always under that name and of the last step when it ends.
 
-    By default Lightning writes ``last-v1.ckpt`` when a resumed run finds the file of the run it continues.
+    By default Lightning writes ``last-v1.ckpt`` when a resumed run finds the file of the run it continues, and leaves
+    the steps after the last multiple of ``every_n_train_steps`` unsaved.
     """
 
     def __init__(self, dirpath: str, **kwargs: Any) -> None:
         super().__init__(dirpath=dirpath, **{"enable_version_counter": False, **kwargs})
+        self._saved_at = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Remove what a killed run left half-written."""
         super().setup(trainer, pl_module, stage)
         remove_leftovers(self.dirpath or ".")
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """A run that goes on begins at what is saved."""
+        super().on_train_start(trainer, pl_module)
+        self._saved_at = trainer.global_step
+
+    def _save_last_checkpoint(self, trainer: Any, monitor_candidates: dict) -> None:
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+        self._saved_at = trainer.global_step
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save what was trained since."""
+        if self.save_last and self._saved_at != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        super().on_train_end(trainer, pl_module)

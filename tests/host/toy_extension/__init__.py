@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,9 @@ class ToySystem(BaseSystem):
         non_finite_from: int = -1
         non_finite_until: int = -1
         width: int = 4
+        # -1: never; a step that Ctrl-C hits, and one that takes a minute
+        interrupt_at: int = -1
+        sleep_at: int = -1
 
     def configure(self):
         self.net = torch.nn.Sequential(
@@ -39,6 +43,10 @@ class ToySystem(BaseSystem):
         step = self.true_global_step
         if step == self.cfg.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.cfg.interrupt_at:
+            raise KeyboardInterrupt
+        if step == self.cfg.sleep_at:
+            time.sleep(60)
         noise = torch.rand(()) + np.random.rand() + random.random()  # noqa: NPY002 - the global generator is the point
         loss = (self.net(batch["rays_d"].reshape(-1, 3)) - noise).square().mean() * self.C(self.cfg.loss.lambda_fit)
         if self.cfg.non_finite_from <= step < self.cfg.non_finite_until:
