@@ -70,20 +70,19 @@ def run(args: argparse.Namespace) -> None:
     config = LabConfig(steps=args.steps, batch=args.batch)
     jobs = plan(experiments, targets, config, seeds=range(args.seed, args.seed + args.seeds))
     total = sum(len(job.experiments) * (args.steps // 20 * 20) for job in jobs)
-    results, stopped = [], False
+    results, stopped = [], ""
     try:
         with stopping_at_once(), tqdm(total=total, unit="step", smoothing=0.02) as progress:
             for finished in run_all(jobs, args.workers, progress):
                 results += finished
     except (KeyboardInterrupt, SystemExit):
-        stopped = True
         missing = sum(len(job.experiments) for job in jobs) - len(results)
         what = f"what is finished is in {args.out}" if results else "nothing was finished"
-        print(f"error: stopped by a signal with {missing} runs missing; {what}", file=sys.stderr)
+        stopped = f"stopped by a signal with {missing} runs missing; {what}"
     if results:
         write(args, ordered(results, labels), targets, whole=not stopped)
     if stopped:
-        raise SystemExit(2)
+        raise ValueError(stopped)
 
 
 def write(args: argparse.Namespace, results: list[Result], targets: list[str], whole: bool) -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import threestudio
 from threestudio.utils.base import BaseObject
-from threestudio.utils.config import ExperimentConfig, load_config, parse_structured
+from threestudio.utils.config import ExperimentConfig, dump_config, load_config, parse_structured
 from threestudio.utils.errors import UserError
 from threestudio.utils.files import MAX_NAME_BYTES, safe_name
 from threestudio.utils.misc import C, C_max
@@ -286,3 +286,59 @@ def test_composite_names(registry):
 
 def test_config_type():
     assert type(Sample({}).cfg).__name__ == CONTRACT["errors"]["cfg_type"]
+
+
+TAGGED = """
+name: n
+tag: ${rmspace:${system.prompt_processor.prompt},_}
+use_timestamp: false
+system: {prompt_processor: {prompt: %s, prompt_front: "${.prompt}, front view"}}
+"""
+PROMPTS = [
+    "${oc.env:HOME}", "{a: b}", "[a, b]", "${", "a ${x} \\${y} \\\\${z}", "${system.gone}", "${rmspace:a b,_}", "123",
+    "1e3", "true", "null", "~", "a: b", "- x", "#x", "it's {x", "a=b", "tail\\", "😀 é", "two\nlines", "\x85",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_is_text_whatever_it_holds(prompt, tmp_path, monkeypatch):
+    """On the command line, in what refers to it, and through the file that a run is gone on with."""
+    monkeypatch.chdir(tmp_path)
+    given = [f"system.prompt_processor.prompt={prompt}"]
+    cfg = load_config(TAGGED % "none", cli_args=given, from_string=True)
+    dump_config("parsed.yaml", cfg)
+    again = load_config("parsed.yaml")
+    for read in (cfg, again, OmegaConf.load("parsed.yaml")):
+        assert read.system.prompt_processor.prompt == prompt
+        assert read.system.prompt_processor.prompt_front == f"{prompt}, front view"
+    assert again.trial_dir == cfg.trial_dir and not any(path.name == "HOME" for path in tmp_path.rglob("*"))
+
+
+def test_a_prompt_in_a_file_is_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(TAGGED % "'${oc.env:HOME}'", from_string=True)
+    assert cfg.system.prompt_processor.prompt == "${oc.env:HOME}"
+    parsed = parse_structured(Prompted, cfg.system.prompt_processor)
+    assert parsed.prompt == "${oc.env:HOME}" and parsed.prompt_front == "${oc.env:HOME}, front view"
+
+
+@dataclass
+class Prompted:
+    prompt: str
+    prompt_front: str
+
+
+def test_nesting_without_end_is_one_line(tmp_path):
+    deep = "{a: " * 400 + "1" + "}" * 400
+    (tmp_path / "deep.yaml").write_text(f"a: {deep}")
+    with pytest.raises(UserError, match="deep.yaml is nested too deep"):
+        load_config(str(tmp_path / "deep.yaml"))
+    with pytest.raises(UserError, match="nested too deep"):
+        load_config("name: n", cli_args=[f"system.x={deep}"], from_string=True)
+
+
+@pytest.mark.parametrize("content", [b"3", b"[1, 2]", b"\xff\xfe\x00", b"text"])
+def test_a_file_that_is_no_configuration_is_named(content, tmp_path):
+    (tmp_path / "odd.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="odd.yaml"):
+        load_config(str(tmp_path / "odd.yaml"))

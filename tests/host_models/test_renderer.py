@@ -76,6 +76,22 @@ def test_no_modules_are_registered_twice():
     }
 
 
+@pytest.mark.parametrize("estimator", ["occgrid", "importance"])
+def test_rays_are_shifted_in_training_however_the_mode_was_set(estimator):
+    """Lightning sets ``training`` of every module by hand after a validation."""
+    renderer = scene(TwoBalls({}), estimator=estimator, grid_prune=False).train()
+    renderer.eval()
+
+    def depths(seed):
+        torch.manual_seed(seed)
+        return renderer(**views(0.0))["depth"]
+
+    assert torch.equal(depths(0), depths(1))
+    for module in renderer.modules():
+        module.training = True
+    assert not torch.equal(depths(0), depths(1)) and torch.equal(depths(2), depths(2))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_empty_scene_shows_the_background_without_nan(training):
     renderer = scene(Vacuum({}), return_comp_normal=True).train(training)

@@ -94,3 +94,12 @@ def test_every_script_takes_the_projects_environment_first():
         imported = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = [getattr(node, "module", None) or node.names[0].name for node in imported]
         assert next(name for name in names if name.split(".")[0] not in STANDARD) == "_environment", path.name
+
+
+def test_no_module_keeps_the_mode_that_train_was_called_with():
+    """Lightning restores ``training`` without calling ``train()``: what an override keeps is stale from then on."""
+    for path in [*files(EXTENSION), *files("portable")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        methods = [item for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for item in node.body]
+        names = {item.name for item in methods if isinstance(item, ast.FunctionDef)}
+        assert not names & {"train", "eval"}, f"{path.relative_to(ROOT)} overrides train() or eval(); ask self.training"

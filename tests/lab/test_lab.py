@@ -3,7 +3,12 @@
 import importlib.util
 import json
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -122,11 +127,16 @@ def test_forward_and_jeffreys_kl_cover_the_grid():
     assert all(result.quality.modes >= 24 for result in run_job(job))
 
 
-def test_command_line(tmp_path, capsys):
+def load_script():
     path = Path(__file__).parents[2] / "scripts" / "lab.py"
     spec = importlib.util.spec_from_file_location("lab_script", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_command_line(tmp_path, capsys):
+    script = load_script()
     assert script.main(["--methods", "nothing"]) == 2
     assert re.search(r"error: --methods: 'nothing' is not known.*uni_fkl_paper", capsys.readouterr().err)
     options = ["--steps", "20", "--batch", "16", "--workers", "1", "--targets", "ring8", "--out", str(tmp_path)]
@@ -134,3 +144,39 @@ def test_command_line(tmp_path, capsys):
     rows = json.loads((tmp_path / "results.json").read_text())
     assert [row["method"] for row in rows] == ["sid", "uni_fkl_paper"]
     assert "| ring8 | sid |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("finished", [1, 0])
+def test_ctrl_c_keeps_what_is_finished_and_says_so_in_one_line(finished, tmp_path, monkeypatch, capsys):
+    script = load_script()
+
+    def interrupted(jobs, workers, progress):
+        for job in jobs[:finished]:
+            yield run_job(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "run_all", interrupted)
+    monkeypatch.setattr(script, "LabConfig", lambda **_: TINY)
+    arguments = ["--methods", "sid", "sim", "--targets", "ring8", "--seeds", "3", "--out", str(tmp_path)]
+    assert script.main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "stopped by a signal" in lines[0]
+    if finished:
+        assert f"what is finished is in {tmp_path}" in lines[0]
+        assert json.loads((tmp_path / "results.json").read_text()) and (tmp_path / "table.md").is_file()
+    else:
+        assert "nothing was finished" in lines[0] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_every_process_at_once(tmp_path):
+    """As a terminal sends it: to the whole group."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "scripts/lab.py", "--methods", "sid", "--steps", "100000", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(60)  # processes start, import torch and train
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "Traceback" not in said and said.count("error: stopped by a signal") == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

@@ -19,14 +19,15 @@ DATA = {
 }  # fmt: skip
 
 
-def fit(config, folder, steps, resume=None, callbacks=()):
+def fit(config, folder, steps, resume=None, callbacks=(), validate_every=None):
     pl.seed_everything(0, verbose=False)
     system = threestudio.find("uni-instruct-system")(copy.deepcopy(config), resumed=resume is not None)
     system.set_save_dir(str(folder / "save"))
     data = threestudio.find("random-camera-datamodule")(DATA)
     trainer = pl.Trainer(
         max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, limit_val_batches=0, inference_mode=False,
+        num_sanity_val_steps=0, limit_val_batches=1 if validate_every else 0, val_check_interval=validate_every,
+        inference_mode=False,
         callbacks=[ModelCheckpoint(folder / "ckpts", save_last=True, every_n_train_steps=2), *callbacks],
     )  # fmt: skip
     trainer.fit(system, datamodule=data, ckpt_path=resume)
@@ -70,6 +71,50 @@ def test_resuming_gives_the_same_weights_as_not_stopping(tiny_system_config, tmp
     config["guidance"]["bank_dir"] = str(tmp_path / "another_bank")
     resumed, _, _ = fit(config, tmp_path / "b", 4, resume=str(tmp_path / "b" / "ckpts" / "last.ckpt"))
     assert_same(state_of(whole), state_of(resumed))
+
+
+def test_resuming_after_a_validation_gives_the_same_weights(tiny_system_config, tmp_path):
+    """Lightning puts modules back into training mode without calling ``train()``: nothing may hang on that call."""
+    whole, _, _ = fit(tiny_system_config, tmp_path / "a", 6, validate_every=2)
+    fit(tiny_system_config, tmp_path / "b", 4, validate_every=2)
+    last = str(tmp_path / "b" / "ckpts" / "last.ckpt")
+    resumed, _, _ = fit(tiny_system_config, tmp_path / "b", 6, resume=last, validate_every=2)
+    assert_same(state_of(whole), state_of(resumed))
+
+
+class NaNTeacher(Callback):
+    """The teacher answers NaN from one step to another; renderings and everything learned stay finite."""
+
+    def __init__(self, first, last):
+        self.first, self.last, self.shown = first, last, []
+
+    def on_train_start(self, trainer, system):
+        ask = system.guidance.teacher.predict_x0_guided
+
+        def answer(*args, **kwargs):
+            poison = float("nan") if self.first <= trainer.global_step < self.last else 1.0
+            return ask(*args, **kwargs) * poison
+
+        system.guidance.teacher.predict_x0_guided = answer
+
+    def on_train_batch_end(self, trainer, system, *_):
+        self.shown.append(int(trainer.callback_metrics["train/rejected_steps"]))
+
+
+def test_a_teacher_that_always_answers_nan_stops_the_run(tiny_system_config, tmp_path, monkeypatch):
+    config, said = copy.deepcopy(tiny_system_config), []
+    config["guidance"] |= {"method": "sds", "max_rejected_steps": 3}
+    monkeypatch.setattr(threestudio, "warn", said.append)
+    with pytest.raises(ValueError, match=r"stopped at step 4: teacher.* 3 steps in a row .*max_rejected_steps"):
+        fit(config, tmp_path, 9, callbacks=[NaNTeacher(2, 99)])
+    assert len([line for line in said if line.startswith("step 2: teacher")]) == 1
+
+
+def test_steps_without_a_finite_sample_are_counted(tiny_system_config, tmp_path):
+    config, teacher = copy.deepcopy(tiny_system_config), NaNTeacher(1, 3)
+    config["guidance"] |= {"method": "sds", "max_rejected_steps": 3}
+    system, _, _ = fit(config, tmp_path, 5, callbacks=[teacher])
+    assert teacher.shown == [0, 1, 2, 2, 2] and system.skipped_steps == 0
 
 
 def test_extra_updates_move_only_what_the_guidance_learns(tiny_system_config, tmp_path):
