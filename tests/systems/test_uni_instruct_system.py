@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import pytorch_lightning as pl
@@ -89,13 +90,15 @@ class NaNTeacher(Callback):
         self.first, self.last, self.shown = first, last, []
 
     def on_train_start(self, trainer, system):
-        ask = system.guidance.teacher.predict_x0_guided
+        networks = system.guidance.networks
+        ask = networks.answer
 
         def answer(*args, **kwargs):
             poison = float("nan") if self.first <= trainer.global_step < self.last else 1.0
-            return ask(*args, **kwargs) * poison
+            found = ask(*args, **kwargs)
+            return dataclasses.replace(found, x0_teacher=found.x0_teacher * poison)
 
-        system.guidance.teacher.predict_x0_guided = answer
+        networks.answer = answer
 
     def on_train_batch_end(self, trainer, system, *_):
         self.shown.append(int(trainer.callback_metrics["train/rejected_steps"]))
