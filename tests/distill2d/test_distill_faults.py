@@ -85,7 +85,7 @@ def test_a_second_run_in_a_folder_is_refused_and_leftovers_of_a_killed_one_go(tm
     left = [out / name for name in names]
     for path in left:
         path.write_bytes(b"cut short by a kill")
-    with only_run(out, "out"), pytest.raises(UserError, match="another run is at work in .*run; .* another folder"):
+    with only_run(out, "out"), pytest.raises(ValueError, match="another run is at work in .*run; .* another folder"):
         run("steps=2", f"out={out}")
     assert all(path.is_file() for path in left)
     assert run("steps=2", f"out={out}").module.done_steps == 2
