@@ -85,8 +85,8 @@ def fit(module: StepModule, outputs: Outputs, quiet: bool = False, callbacks: tu
     """Train to `cfg.steps`, from where `cfg.out` stands.
 
     Raises:
-        ValueError: an argument of the trainer is wrong, the folder holds another run or one is at work there, the run was
-            stopped.
+        ValueError: an argument of the trainer is wrong, the folder holds another run, one is at work there, or the run
+            was stopped.
     """
     cfg = module.cfg
     out = None if cfg.out is None else Path(cfg.out)

@@ -27,6 +27,7 @@ GUIDANCE: Table = {
     "grad_clip": or_null(scheduled(number(above=0))),
     "min_step_percent": FRACTION,
     "max_step_percent": FRACTION,
+    "max_rejected_steps": COUNT,
     "warmup": WARMUP,
     "gradient_size": GRADIENT,
     "discriminator": DISCRIMINATOR,
