@@ -15,8 +15,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import launch
-
 HERE = Path(__file__).parent
 
 
