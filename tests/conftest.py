@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread per test process, a tiny random teacher, no network."""
+"""Shared fixtures: a tiny random teacher, no network; one thread per process where several share the work."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each of them, and what it starts, takes one
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
