@@ -34,6 +34,7 @@ VALUES = (
 # files that are no file of any kind
 OTHERS = (b"[" * 600, b"{a: " * 400, bytes(64), b'{"a": [1, 2', b"null", b"- 1\n- 2\n", b"\xff\xfe\xfa")
 DIGITS = str(ROOT / "configs" / "distill2d" / "digits-cond.yaml")
+TEACHER = ROOT / "configs" / "distill2d" / "teacher-digits-cond.yaml"
 STAGE_ONE = ("shapes-nerf.yaml", "dreamfusion.yaml", "uni-instruct-nerf.yaml")
 
 
@@ -52,6 +53,7 @@ class Entries:
 
     launch: Callable[[list[str]], int]
     distill: Callable[[list[str]], int]
+    train_edm: Callable[[list[str]], int]
     scripts: dict[str, Callable[[list[str]], int]]
     report: Callable[[list[str]], int]
     readers: dict[str, Callable[[Path], object]]
@@ -189,6 +191,32 @@ def distill_case(rng: random.Random, entries: Entries, place: Path) -> Case:
     return Case(f"distill_2d.py {' '.join(words)}", lambda: entries.distill(words), must_fail)
 
 
+NETWORKS = (
+    *("nothing", "3", "null", "[1]", "{}", "{preset: none}", "{preset: tiny, widht: 3}"),
+    *("{preset: tiny, sigma_data: .nan}", "{preset: digits-cond, sigma_data: -1}"),
+    *("{preset: digits-cond, label_dim: -1}", "{preset: digits-cond, img_resolution: 0}"),
+    *("{preset: digits-cond, img_channels: 3}", "{preset: digits-cond, model_channels: abc}"),
+    *("{preset: digits-cond, model_channels: 0}", "{preset: digits-cond, img_resolution: 16}"),
+)
+
+
+def edm_case(rng: random.Random, entries: Entries, place: Path) -> Case:
+    """The training of an EDM teacher with one thing wrong."""
+    words, must_fail = ["--config", str(TEACHER), f"out={place / 'out'}"], True
+    kind = rng.randrange(5)
+    if kind <= 1:  # keys that only the distillation has are refused as well
+        words.append(refused_values(rng, TRAINER_2D))
+    elif kind == 2:
+        words.append(f"network={rng.choice(NETWORKS)}")
+    elif kind == 3:
+        words.append(f"{misspelt(rng.choice(('network', 'noise.sampler', 'data.name', 'ema.rampup')), rng)}=3")
+    else:
+        file = place / "damaged.yaml"
+        file.write_bytes(damaged(TEACHER.read_bytes(), rng))
+        words[1], must_fail = str(file), False
+    return Case(f"train_edm.py {' '.join(words)}", lambda: entries.train_edm(words), must_fail)
+
+
 #: script -> (words that would do, option -> values that cannot be meant). TMP is a folder.
 COUNTS = ("0", "-1", "abc", "1.5", "nan", "", "[1]", "1e3")
 SCRIPTS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
@@ -225,6 +253,13 @@ SCRIPTS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
     "teacher_report": (["--out", "TMP/out"], {"--steps": COUNTS, "--per-view": COUNTS, "--batch": COUNTS,
                                               "--guidance": ("-1", "nan", "abc", "inf"), "--device": ("wrong",),
                                               "--teacher": ("no/such",)}),
+    "studio": (["--out", "TMP/out", "--no-browser"],
+               {"--jobs": COUNTS, "--port": (*COUNTS, "65536", "99999999999"), "--config-set": ("none", ""),
+                "--out": ("TMP/prompts.txt", "TMP/prompts.txt/out", "/proc/nowhere", "a\0b")}),
+    "text_table": (["--out", "TMP/out"],
+                   {"--rows": ("none", ""), "--seeds": COUNTS[1:], "--jobs": COUNTS, "--images": COUNTS,
+                    "--config": ("no/such.yaml", "TMP"), "--assess": ("no/such", "TMP", "TMP/prompts.txt"),
+                    "--": ("steps=0", "stepz=3", "word", "lr=nan", "text.rank=-1")}),
     "train_teacher": (["--work", "TMP/w", "--out", "TMP/t", "--clip-out", "TMP/c", "--judge-out", "TMP/j.safetensors"],
                       {"--preset": ("none",), "--phases": ("none",), "--workers": COUNTS, "--device": ("wrong",),
                        "--vae-steps": COUNTS, "--threads": COUNTS, "--seed": COUNTS[1:]}),
@@ -308,7 +343,7 @@ def small_glb() -> bytes:
     return trimesh.creation.icosahedron().export(file_type="glb")
 
 
-KINDS = (launch_case, distill_case, script_case, report_case, reader_case)
+KINDS = (launch_case, distill_case, script_case, report_case, reader_case, edm_case)
 
 
 def draw(seed: int, kind: Callable, entries: Entries, place: Path) -> Case:

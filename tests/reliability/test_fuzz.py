@@ -23,6 +23,7 @@ import pytest
 import report
 import score
 import teacher_report
+import text_table
 import train_digit_classifier
 import train_teacher
 from hostile import KINDS, Case, Entries, draw
@@ -35,9 +36,16 @@ import uni_instruct_guidance.systems  # noqa: F401
 from threestudio import runner
 from threestudio.utils.misc import load_checkpoint, set_device
 from uni_instruct_3d.pipeline import cli as pipeline
+from uni_instruct_3d.studio import cli as studio
 from uni_instruct_guidance.distill2d import cli
 from uni_instruct_guidance.distill2d.data import DataConfig, load_data
-from uni_instruct_guidance.distill2d.trainer import DistillConfig, build_distill_module, check_resume
+from uni_instruct_guidance.distill2d.trainer import (
+    DistillConfig,
+    EDMConfig,
+    build_distill_module,
+    build_edm_module,
+    check_resume,
+)
 from uni_instruct_guidance.scoring.frames import load_frames
 from uni_instruct_guidance.scoring.meshes import load_mesh
 
@@ -47,7 +55,7 @@ SCRIPTS = {
     "score": score.main, "compare": compare.main, "benchmark": benchmark.command, "benchmark core": benchmark.command,
     "evaluate_2d": evaluate_2d.main, "ablation": ablation.main, "lab": lab.main, "look_at_world": look_at_world.main,
     "train_digit_classifier": train_digit_classifier.main, "report": report.main, "convert_edm": convert_edm.main,
-    "teacher_report": teacher_report.main, "train_teacher": train_teacher.main,
+    "teacher_report": teacher_report.main, "train_teacher": train_teacher.main, "text_table": text_table.main,
 }  # fmt: skip
 
 
@@ -75,28 +83,42 @@ def entries(monkeypatch) -> Entries:
         build_distill_module(cfg, teacher=tiny_network(classes=10), data=tiny_data(classes=10))
         raise WouldWorkError
 
-    def distil_or_0(words: list[str]) -> int:
-        try:
-            return cli.main(DistillConfig, distil, "", words)
-        except WouldWorkError:
-            return 0
+    def train_edm(cfg):
+        cfg.check()
+        check_resume(cfg, Path(cfg.out))
+        build_edm_module(cfg)
+        raise WouldWorkError
 
-    def asset_or_0(words: list[str]) -> int:
-        try:
-            return pipeline.main(words)
-        except WouldWorkError:
-            return 0
+    def or_0(call):
+        """Status 0 for what the checks let pass."""
+
+        def entry(words: list[str]) -> int:
+            try:
+                return call(words)
+            except WouldWorkError:
+                return 0
+
+        return entry
+
+    def no_run(*_, **__):
+        raise WouldWorkError
 
     readers = {suffix: load_mesh for suffix in (".obj", ".ply", ".glb")}
     readers |= {".gif": lambda path: load_frames(path, (1, 1, 1))}
     readers |= {".zip": lambda path: [load_data(DataConfig("zip", str(path))).images([0, 1])]}
-    class NoRun:
-        @staticmethod
-        def create(*_):
-            raise WouldWorkError
-
-    monkeypatch.setattr(pipeline, "Run", NoRun)
-    yield Entries(launch.main, distil_or_0, {**SCRIPTS, "text_to_3d": asset_or_0}, report.main, readers)
+    monkeypatch.setattr(pipeline.Run, "create", no_run)
+    monkeypatch.setattr(studio, "serve", no_run)
+    monkeypatch.setattr(text_table, "run_all", no_run)
+    monkeypatch.setattr(text_table, "assess_teacher", no_run)
+    scripts = {**SCRIPTS, "text_to_3d": pipeline.main, "studio": studio.main}
+    yield Entries(
+        launch.main,
+        or_0(lambda words: cli.main(DistillConfig, distil, "", words)),
+        or_0(lambda words: cli.main(EDMConfig, train_edm, "", words)),
+        {name: or_0(call) for name, call in scripts.items()},
+        report.main,
+        readers,
+    )
     set_device(None)
 
 

@@ -167,6 +167,11 @@ def test_one_studio_per_folder_and_mistakes_in_one_line(tmp_path, capsys):
         taken.listen()
         assert cli.main(["--out", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
     assert "is taken" in capsys.readouterr().err
-    assert cli.main(["--out", str(tmp_path), "--port", "70000"]) == 2
-    assert cli.main(["--out", str(tmp_path), "--jobs", "0", "--no-browser"]) == 2
-    assert "--jobs 0 must be at least 1" in capsys.readouterr().err
+    for option, value, said in (("--port", "70000", "at most 65535"), ("--jobs", "0", "at least 1")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["--out", str(tmp_path), option, value])
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert stop.value.code == 2 and f"{option}: {value} must be" in line and said in line
+    (tmp_path / "file").touch()
+    assert cli.main(["--out", str(tmp_path / "file" / "out")]) == 2
+    assert f"--out='{tmp_path}/file/out/.studio' cannot be written: Not a directory" in capsys.readouterr().err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import socket
-import sys
 import threading
 import time
 import webbrowser
@@ -12,16 +11,21 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from uni_instruct_guidance.core.errors import require_writable
+from uni_instruct_guidance.core.ranges import argument, whole
+
+from ..command import COUNT, run_command
 from ..pipeline.stages import CONFIG_SETS
 
+PORT = argument(whole(least=1, most=65535))
 ADDRESS = "127.0.0.1"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", default="outputs", help="folder of all runs; nothing outside it is served")
-    parser.add_argument("--port", type=int, help="port on this machine's own address; 7860 or the next free one")
-    parser.add_argument("--jobs", type=int, help="runs at a time; one per GPU, or one per core without a GPU")
+    parser.add_argument("--port", type=PORT, help="port on this machine's own address; 7860 or the next free one")
+    parser.add_argument("--jobs", type=COUNT, help="runs at a time; one per GPU, or one per core without a GPU")
     parser.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args(argv)
@@ -30,32 +34,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """0 after Ctrl-C; 2 after one line about what the user can mend."""
     args = parse_arguments(argv)
-    out = Path(args.out).expanduser().resolve()
+    return run_command("studio", lambda: open_page(args))
+
+
+def open_page(args: argparse.Namespace) -> None:
+    """Serve the folder until Ctrl-C. Raises ValueError where it is open already, or cannot be written."""
+    port = free_port(args.port)
+    state = require_writable("--out", Path(args.out).expanduser() / ".studio").resolve()
+    note = state / "address"
     try:
-        port = free_port(args.port)
-        (out / ".studio").mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        print(f"studio: {error}", file=sys.stderr)
-        return 2
-    lock = FileLock(out / ".studio" / "lock")
-    note = out / ".studio" / "address"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with FileLock(state / "lock", timeout=0):
+            serve(state.parent, port, args.jobs, args.config_set, note, browser=not args.no_browser)
+    except Timeout as error:
         where = note.read_text(encoding="utf-8").strip() if note.is_file() else "another address"
-        print(f"studio: {out} is open already, at {where}", file=sys.stderr)
-        return 2
-    with lock:
-        try:
-            serve(out, port, args.jobs, args.config_set, note, browser=not args.no_browser)
-        except ValueError as error:
-            print(f"studio: {error}", file=sys.stderr)
-            return 2
-    return 0
+        raise ValueError(f"{state.parent} is open already, at {where}") from error
 
 
 def serve(out: Path, port: int, jobs: int | None, config_set: str, note: Path, browser: bool) -> None:
-    """Answer until Ctrl-C. Raises ValueError for a number of jobs below one."""
+    """Answer until Ctrl-C."""
     import uvicorn
 
     from .app import make_app
@@ -86,11 +82,9 @@ def free_port(wanted: int | None) -> int:
     """A port that nobody listens at: the wanted one, or the first free one from 7860 on.
 
     Raises:
-        ValueError: the wanted one is taken, or is no port.
+        ValueError: the wanted one is taken.
     """
     for port in [wanted] if wanted is not None else range(7860, 7960):
-        if not 0 < port < 65536:
-            raise ValueError(f"--port {port} must be from 1 to 65535")
         with socket.socket() as probe:
             if probe.connect_ex((ADDRESS, port)):
                 return port
