@@ -25,9 +25,13 @@ def spherical(batch: dict) -> Float[Tensor, "B 6"]:
     return torch.stack(parts, dim=-1)
 
 
-# name -> (function of the batch, width); None: no camera.
+#: Multi-view teachers are told the camera; their fake scores hear it by the same layers.
+TEACHERS_OWN = "teacher"
+
+# name -> (function of the batch, width); None: no layers of its own.
 CAMERA_ENCODINGS = {
     "none": None,
+    TEACHERS_OWN: None,
     "extrinsics": (extrinsics, 16),
     "mvp": (mvp, 16),
     "spherical": (spherical, 6),

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ...core.errors import choose
 from ...core.fake_score import DENOISING_WEIGHTS
 from ...core.ranges import check, number, or_null, whole
-from .camera import CAMERA_ENCODINGS, CameraEmbedding
-from .teacher import Teacher, unshared_skeleton, use_plain_attention
+from .camera import CAMERA_ENCODINGS, TEACHERS_OWN, CameraEmbedding
+from .multi_view import attend, require_cameras, require_groups
+from .teacher import Teacher, unshared_skeleton
 from .unet_features import captured_features, feature_channels, run_encoder
 
 # Groups of layers LoRA can be put on -> name endings in diffusers' U-Nets.
@@ -32,7 +33,8 @@ class FakeScoreConfig:
 
     rank, alpha: LoRA rank and scale numerator (scale = alpha / rank).
     targets: groups of layers, see LORA_TARGETS.
-    camera_condition: none | extrinsics (c2w) | mvp | spherical; added to the time embedding, starts at zero.
+    camera_condition: none | extrinsics (c2w) | mvp | spherical; added to the time embedding, starts at zero. teacher:
+        as a multi-view teacher is told it, through that teacher's own layers.
     view_dependent_prompt: train and ask it with the view's prompt (true) or the plain prompt (upstream VSD: false).
     updates_per_step: updates of fake score and discriminator per step of the 3D model (None: as the method's row says).
     guidance_scale: classifier-free guidance of the fake score when it answers (None: the row's; 1: none).
@@ -94,8 +96,7 @@ class FakeScore(nn.Module):
         if kind not in BUILDERS:
             raise ValueError(f"fake score kind {kind!r}; choices: {list(BUILDERS)}")
         check(RANGES, cfg, "fake_score.")
-        if cfg.camera_condition not in CAMERA_ENCODINGS:
-            raise ValueError(f"fake_score.camera_condition {cfg.camera_condition!r}; choices: {list(CAMERA_ENCODINGS)}")
+        _check_camera(cfg.camera_condition, teacher)
         choose("fake_score.init", cfg.init, INITS)
         choose("fake_score.contrast", cfg.contrast, dict.fromkeys(CONTRASTS))
         choose("fake_score.weighting", cfg.weighting, dict.fromkeys(("auto", *DENOISING_WEIGHTS)))
@@ -106,7 +107,7 @@ class FakeScore(nn.Module):
         self.teacher, self.kind, self.cfg = teacher, kind, cfg
         unet, self.learned = BUILDERS[kind](teacher, cfg)
         self._unet = [unet]  # in a list: hidden from nn.Module, so shared frozen weights stay out of state_dict
-        if cfg.camera_condition != "none":
+        if CAMERA_ENCODINGS[cfg.camera_condition] is not None:
             width = unet.time_embedding.linear_2.out_features
             self.camera = CameraEmbedding(
                 CAMERA_ENCODINGS[cfg.camera_condition], width, starts_at_zero=INITS[cfg.init][1]
@@ -124,7 +125,11 @@ class FakeScore(nn.Module):
         half = self.teacher.dtype != torch.float32
         context = torch.autocast(x_t.device.type, dtype=self.teacher.dtype) if half else nullcontext()
         labels = None
-        if self.camera is not None:
+        if self.teacher.n_views > 1:
+            require_cameras(camera, self.teacher.name)
+            require_groups(len(x_t), self.teacher.n_views)
+            labels = camera.to(self.teacher.dtype)
+        elif self.camera is not None:
             if camera is None:
                 raise ValueError(f"fake_score.camera_condition {self.cfg.camera_condition!r} needs cameras, got none")
             labels = camera
@@ -177,6 +182,16 @@ class FakeScore(nn.Module):
         return self._call(lambda *a, **k: run_encoder(self.unet, list(features), *a, **k), x_t, t, text, camera)
 
 
+def _check_camera(name: str, teacher: Teacher) -> None:
+    """A multi-view teacher is told the camera already; others have no layers for it."""
+    choices = [row for row in CAMERA_ENCODINGS if (row == TEACHERS_OWN) == (teacher.n_views > 1)]
+    if name not in choices:
+        raise ValueError(
+            f"fake_score.camera_condition {name!r} with teacher {teacher.name!r} of {teacher.n_views} views; "
+            f"choices: {choices}"
+        )
+
+
 def _build_lora(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.Module]:
     """LoRA layers on a second skeleton over the teacher's weights: nothing to switch off, no extra memory."""
     from peft import LoraConfig, inject_adapter_in_model
@@ -186,9 +201,7 @@ def _build_lora(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.M
         raise ValueError(f"fake_score.targets {list(cfg.targets)}; choices: {list(LORA_TARGETS)}")
     unet = unshared_skeleton(teacher.unet)
     endings = [ending for group in cfg.targets for ending in LORA_TARGETS[group]]
-    adapter = LoraConfig(
-        r=cfg.rank, lora_alpha=cfg.alpha, target_modules=endings, init_lora_weights=INITS[cfg.init][0]
-    )
+    adapter = LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=endings, init_lora_weights=INITS[cfg.init][0])
     unet = inject_adapter_in_model(adapter, unet)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_("lora_" in name)
@@ -202,8 +215,7 @@ def _build_lora(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.M
 def _build_full(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.Module]:
     """A trainable float32 copy of the whole U-Net."""
     unet = copy.deepcopy(teacher.unet).float().requires_grad_(True)
-    if teacher.device.type == "cpu":
-        use_plain_attention(unet)
+    attend(unet, teacher.n_views)
     return unet, unet
 
 

@@ -22,7 +22,7 @@ class Condition:
     """What the networks are told: [B, L, D] texts (conditional, unconditional) for teacher and fake, camera [B, K].
 
     With perpendicular negative prompts also two negative texts per view [B, 2, L, D] and their weights [B, 2], never
-    positive.
+    positive. With a multi-view teacher the cameras of its rows [B, 16], which its fake score is told too.
     """
 
     text: Tensor
@@ -32,6 +32,12 @@ class Condition:
     camera: Tensor | None = None
     negatives: Tensor | None = None
     negative_weights: Tensor | None = None
+    view: Tensor | None = None
+
+    @property
+    def fake_camera(self) -> Tensor | None:
+        """What the fake score is told of the camera."""
+        return self.camera if self.view is None else self.view
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """The same with every tensor changed."""
@@ -130,7 +136,10 @@ class Networks(nn.Module):
             texts += condition.negatives.unbind(1)
         n, times = len(x_t), len(texts)
         with captured_features(self.teacher.unet, names) as features:
-            all_x0 = self.teacher.predict_x0(torch.cat([x_t] * times), torch.cat([t] * times), torch.cat(texts))
+            views = None if condition.view is None else torch.cat([condition.view] * times)
+            all_x0 = self.teacher.predict_x0(
+                torch.cat([x_t] * times), torch.cat([t] * times), torch.cat(texts), class_labels=views
+            )
         cond, *others = all_x0.chunk(times)
         x0 = cond
         if condition.negatives is not None:
@@ -142,7 +151,7 @@ class Networks(nn.Module):
         return x0, {name: feature[:n] for name, feature in features.items()}
 
     def _ask_fake(self, x_t, t, condition, scale, names) -> tuple[Tensor, dict[str, Tensor]]:
-        x0, features = self.fake(x_t, t, condition.fake_text, condition.camera, names)
+        x0, features = self.fake(x_t, t, condition.fake_text, condition.fake_camera, names)
         if scale != 1.0:
             x0 = classifier_free(x0, self.fake_reference(x_t, t, condition), scale)
         return x0, features
@@ -150,8 +159,8 @@ class Networks(nn.Module):
     def fake_reference(self, x_t, t, condition: Condition) -> Float[Tensor, "B C h w"]:
         """What the fake score's own guidance is measured against: the empty prompt's answer, or no camera's."""
         if self.fake.cfg.contrast == "camera":
-            return self.fake(x_t, t, condition.fake_text, torch.zeros_like(condition.camera))[0]
-        return self.fake(x_t, t, condition.fake_uncond, condition.camera)[0]
+            return self.fake(x_t, t, condition.fake_text, torch.zeros_like(condition.fake_camera))[0]
+        return self.fake(x_t, t, condition.fake_uncond, condition.fake_camera)[0]
 
     def logit(
         self, x_t: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], condition: Condition, encoder_gradient: bool
@@ -160,11 +169,13 @@ class Networks(nn.Module):
         names = list(self.head_cfg.features)
         with _grad(encoder_gradient):
             if self.head_cfg.backbone == "fake":
-                features = self.fake.encode(x_t, t, condition.fake_text, condition.camera, names)
+                features = self.fake.encode(x_t, t, condition.fake_text, condition.fake_camera, names)
             else:
                 dtype = self.teacher.dtype
-                text = condition.text.to(dtype)
-                features = run_encoder(self.teacher.unet, names, x_t.to(dtype), t, encoder_hidden_states=text)
+                told = {"encoder_hidden_states": condition.text.to(dtype)}
+                if condition.view is not None:
+                    told["class_labels"] = condition.view.to(dtype)
+                features = run_encoder(self.teacher.unet, names, x_t.to(dtype), t, **told)
         return self.head(features)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from ..contract import Condition, DiffusionTeacher
 from ..fingerprint import of_files
 from ..sampling import solve_discrete
 from .checks import TEACHER_PARTS, check_teacher, local_folder
+from .multi_view import attend, read_mark, require_cameras, require_groups
 
 
 def pick_dtype(half_precision: bool, device: torch.device) -> torch.dtype:
@@ -37,6 +38,8 @@ def unshared_skeleton(module: nn.Module) -> nn.Module:
 class Teacher(DiffusionTeacher):
     """VAE, U-Net and noise process of a latent diffusion model, frozen; conditions are texts [B, L, D].
 
+    n_views: rows that are drawn together, see multi_view.py. views: cameras of a call that names none.
+
     Not an nn.Module, so that its weights stay out of every state_dict.
     """
 
@@ -51,6 +54,8 @@ class Teacher(DiffusionTeacher):
     device: torch.device
     dtype: torch.dtype
     cache_dir: str | None = None
+    n_views: int = 1
+    views: Tensor | None = None
 
     @property
     def denoising(self) -> dict:
@@ -126,10 +131,10 @@ class Teacher(DiffusionTeacher):
         choose(f"prediction_type of teacher {name!r}", kind, PARAMETERISATIONS)
         for module in (unet, vae):
             module.to(device).eval().requires_grad_(False)
-        if device.type == "cpu":
-            use_plain_attention(unet)
+        n_views = read_mark(local_folder(name, cache_dir) / "unet")
+        attend(unet, n_views)
         process = DiscreteVP.from_scheduler(scheduler).to(device)
-        return cls(name, vae, unet, process, kind, dict(scheduler.config), device, dtype, cache_dir)
+        return cls(name, vae, unet, process, kind, dict(scheduler.config), device, dtype, cache_dir, n_views)
 
     @property
     def latent_size(self) -> int:
@@ -140,6 +145,15 @@ class Teacher(DiffusionTeacher):
     def image_size(self) -> int:
         """Side of the images, in pixels, that encode to `latent_size`."""
         return self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def seen_from(self, views: Float[Tensor, "n 16"]) -> Teacher:
+        """The same multi-view teacher, for code that knows of no cameras: its groups stand at these."""
+        return replace(self, views=views)
+
+    @property
+    def view_width(self) -> int | None:
+        """Width of what the U-Net is told of each row's camera; None where it is told nothing."""
+        return self.unet.config.projection_class_embeddings_input_dim if self.n_views > 1 else None
 
     @property
     def text_width(self) -> int:
@@ -166,7 +180,16 @@ class Teacher(DiffusionTeacher):
         unet: nn.Module | None = None,
         class_labels: Tensor | None = None,
     ) -> Float[Tensor, "B C h w"]:
-        """One network call, any parameterisation, to x0 in float32. `unet` stands in for the teacher's own (fakes)."""
+        """One network call, any parameterisation, to x0 in float32. `unet` stands in for the teacher's own (fakes).
+
+        class_labels: cameras of the rows, for multi-view teachers.
+        """
+        if self.n_views > 1:
+            require_groups(len(x_t), self.n_views)
+            if class_labels is None and self.views is not None:
+                class_labels = self.views.repeat(len(x_t) // len(self.views), 1)
+            require_cameras(class_labels, self.name)
+            class_labels = class_labels.to(self.dtype)
         output = (unet or self.unet)(
             x_t.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype), class_labels=class_labels
         ).sample.float()
@@ -177,13 +200,6 @@ class Teacher(DiffusionTeacher):
     ) -> Float[Tensor, "B C h w"]:
         """A U-Net output of this teacher's parameterisation as x0."""
         return to_x0(output, x_t.float(), *self.process.alpha_sigma(t), self.prediction_type)
-
-
-def use_plain_attention(unet: nn.Module) -> None:
-    """On CPUs the backward pass of fused attention costs a third of a step; the plain product does not."""
-    from diffusers.models.attention_processor import AttnProcessor
-
-    unet.set_attn_processor(AttnProcessor())
 
 
 def resized(image: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C s s"]:
