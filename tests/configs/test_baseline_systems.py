@@ -132,7 +132,7 @@ def test_fantasia3d_geometry_then_texture(tiny_teacher, tmp_path, monkeypatch):
         "geometry_type": "tetrahedra-sdf-grid",
         "geometry": {"radius": 1.0, "isosurface_resolution": 16, "n_feature_dims": 8, "fix_geometry": True,
                      "pos_encoding_config": HASH},
-        "material_type": "pbr-material", "material": {"environment_texture": "even", "use_bump": True},
+        "material_type": "uni-instruct-pbr-material", "material": {"use_bump": True},
         "renderer_type": "nvdiff-rasterizer",
         "loss": {"lambda_sds": 1.0, "lambda_normal_consistency": 0.0},
     }  # fmt: skip

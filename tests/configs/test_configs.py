@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 STAGE_ONE = [
     path
     for path in sorted((ROOT / "configs").glob("*.yaml"))
-    if "geometry" not in path.stem and "texture" not in path.stem
+    if not OmegaConf.is_missing(OmegaConf.load(path).system, "geometry_convert_from")
 ]
 ALL_OVERLAYS = sorted((ROOT / "configs" / "methods").glob("*.yaml"))
 # Rewards need a CLIP model: trained in tests/systems/test_rewards.py.

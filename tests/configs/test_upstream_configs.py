@@ -86,7 +86,7 @@ def faults_of(config: dict[str, Any]) -> list[str]:
 
 
 def _stage_before(config: dict[str, Any]) -> str:
-    before = config["name"].replace("geometry", "nerf").replace("texture", "geometry")
+    before = config["name"].replace("geometry", "nerf").replace("texture", "geometry").removesuffix("-refine")
     return OmegaConf.load(ROOT / "configs" / f"{before}.yaml").system.geometry_type
 
 

@@ -1,13 +1,18 @@
 """Light from all around and the material in it, against closed forms."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from threestudio.models.materials.environment_light import EnvironmentLight, directions, read_hdr
+from backends.environment_light import EnvironmentLight, directions, read_hdr
+from backends.libraries.envlight import EnvLight
 from threestudio.models.materials.pbr_material import PBRMaterial, environment_brdf
+from uni_instruct_guidance.models.material import EVEN, UniInstructPBRMaterial
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_hdr(path, picture, coded=True):
@@ -21,8 +26,10 @@ def write_hdr(path, picture, coded=True):
             body += bytes([2, 2, width // 256, width % 256])
             for channel in row.T:
                 half = width // 2
-                body += bytes([128 + half, channel[0]]) if (channel[:half] == channel[0]).all() else (
-                    bytes([half]) + channel[:half].tobytes()
+                body += (
+                    bytes([128 + half, channel[0]])
+                    if (channel[:half] == channel[0]).all()
+                    else (bytes([half]) + channel[:half].tobytes())
                 )
                 body += bytes([width - half]) + channel[half:].tobytes()
     path.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n" + f"-Y {height} +X {width}\n".encode() + body)
@@ -30,7 +37,7 @@ def write_hdr(path, picture, coded=True):
 
 
 def test_even_light_is_one_from_everywhere():
-    light = EnvironmentLight("even", scale=2.0)
+    light = EnvironmentLight(str(ROOT / EVEN), scale=2.0)
     around = torch.nn.functional.normalize(torch.randn(50, 3), dim=-1)
     torch.testing.assert_close(light.diffuse(around), torch.full((50, 3), 2.0))
     torch.testing.assert_close(light.specular(around, torch.rand(50, 1)), torch.full((50, 3), 2.0))
@@ -45,23 +52,39 @@ def test_sky_above_dark_ground(tmp_path, coded):
     np.testing.assert_allclose(read_hdr(str(path)), picture)
     light = EnvironmentLight(str(path))
     tilt = torch.linspace(0, math.pi, 9)
-    normals = torch.stack([tilt.sin(), torch.zeros(9), tilt.cos()], dim=-1)
+    normals = torch.stack([tilt.sin(), tilt.cos(), torch.zeros(9)], dim=-1)  # the picture's top is at +y
     torch.testing.assert_close(light.diffuse(normals)[:, 0], (1 + tilt.cos()) / 2, atol=0.03, rtol=0)
-    up_down = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
+    up_down = torch.tensor([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
     mirrored = light.specular(up_down, torch.zeros(2, 1))[:, 0]
     torch.testing.assert_close(mirrored, torch.tensor([1.0, 0.0]), atol=1e-3, rtol=0)
 
 
-def test_columns_are_azimuths(tmp_path):
+def test_columns_turn_about_y(tmp_path):
     """One bright column of the picture is seen in its own direction, also across the border."""
     _, area = directions()
     assert area.sum().item() == pytest.approx(4 * math.pi, rel=2e-3)
     picture = np.zeros((16, 32, 3))
     picture[:, 0] = 1.0
-    light = EnvironmentLight(str(write_hdr(tmp_path / "column.hdr", picture)))
-    around = torch.tensor([-180.0, -174.0, -90.0, 0.0, 90.0]).deg2rad()
-    seen = light.specular(torch.stack([around.cos(), around.sin(), torch.zeros(5)], dim=-1), torch.zeros(5, 1))[:, 0]
+    light = EnvLight(str(write_hdr(tmp_path / "column.hdr", picture)))
+    # the middle of the picture is at -z, its quarter points at -x and +x
+    turn = torch.tensor([-180.0, -174.0, -90.0, 0.0, 90.0]).deg2rad()
+    around = torch.stack([turn.sin(), torch.zeros(5), -turn.cos()], dim=-1)
+    seen = light(around, roughness=torch.zeros(5, 1))
+    assert seen.shape == (5, 3)
+    seen = seen[:, 0]
     assert seen[1] == seen.max() and seen[0] > 0.3 * seen[1] and seen[2:].max() < 0.05 * seen[1]
+    matt = light(around.view(1, 5, 3))
+    assert matt.shape == (1, 5, 3) and matt[0, :, 0].argmax() == 1 and matt[0, 3, 0] < 0.05 * matt.max()
+    with pytest.raises(ValueError, match="needs envlight itself"):
+        EnvLight(trainable=True)
+
+
+def test_light_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    material = UniInstructPBRMaterial({})
+    torch.testing.assert_close(material.light.diffuse(torch.eye(3)), torch.full((3, 3), 2.0))  # stock scale
+    with pytest.raises(ValueError, match="environment_texture=no.hdr: no such file"):
+        UniInstructPBRMaterial({"environment_texture": "no.hdr"})
 
 
 def test_share_of_even_light_that_is_reflected():
@@ -73,7 +96,7 @@ def test_share_of_even_light_that_is_reflected():
 
 
 def test_material_in_even_light():
-    material = PBRMaterial({"environment_texture": "even", "environment_scale": 0.5, "use_bump": True})
+    material = PBRMaterial({"environment_texture": str(ROOT / EVEN), "environment_scale": 0.5, "use_bump": True})
     assert material.requires_normal and material.requires_tangent
     # bump features of 0.5 after the sigmoid leave the normal alone
     features = torch.cat([torch.randn(6, 5), torch.zeros(6, 3)], dim=-1).requires_grad_(True)
@@ -96,7 +119,7 @@ def test_material_in_even_light():
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [
-        ({"environment_texture": "no.hdr"}, "no.hdr: no such file; give a Radiance .hdr picture, or even"),
+        ({"environment_texture": "no.hdr"}, "no.hdr: no such file; give a Radiance .hdr picture"),
         ({"environment_texture": __file__}, "is not a Radiance"),
     ],
 )
@@ -104,7 +127,7 @@ def test_mistakes_are_named(cfg, message):
     with pytest.raises(ValueError, match=message):
         PBRMaterial(cfg)
     with pytest.raises(ValueError, match="pbr-material needs geometry.n_feature_dims=8, not 3"):
-        PBRMaterial({"environment_texture": "even"}).channels(torch.zeros(1, 3))
+        PBRMaterial({"environment_texture": str(ROOT / EVEN)}).channels(torch.zeros(1, 3))
 
 
 def test_a_cut_picture_is_named(tmp_path):

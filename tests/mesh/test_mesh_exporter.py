@@ -145,6 +145,14 @@ def test_empty_geometry_is_refused(geometry, message):
         exporter(geometry())()
 
 
+@pytest.mark.parametrize("said", [lambda: max([]), lambda: torch.zeros(0, 3).amin(dim=0)])
+def test_threestudio_propers_words_for_no_surface_are_replaced(said, monkeypatch):
+    """It takes the largest of no parts, or the corners of no points."""
+    monkeypatch.setattr(MeshExporter, "__call__", lambda self: said())
+    with pytest.raises(ValueError, match="no surface to export: nothing reaches .*isosurface_threshold=25"):
+        exporter(volume(isosurface_threshold=25.0))()
+
+
 def test_diverged_geometry_is_refused():
     geometry = grid(isosurface_resolution=8)
     geometry.deformation.data[: len(geometry.sdf)] = float("nan")

@@ -39,14 +39,15 @@ def installed(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a library that works wins")
-def test_stand_ins_answer_for_all_three_libraries(installed):
+def test_stand_ins_answer_for_all_four_libraries(installed):
+    import envlight
     import nerfacc
     import nvdiffrast.torch as dr
     import tinycudann as tcnn
     from nerfacc.estimators.base import AbstractEstimator
     from nerfacc.pdf import importance_sampling
 
-    assert installed == dict.fromkeys(("tinycudann", "nvdiffrast", "nerfacc"), "no CUDA device")
+    assert installed == dict.fromkeys(("tinycudann", "nvdiffrast", "nerfacc", "envlight"), "no CUDA device")
     both = tcnn.NetworkWithInputEncoding(
         3, 2,
         {"otype": "HashGrid", "n_levels": 2, "n_features_per_level": 2, "log2_hashmap_size": 8, "base_resolution": 4,
@@ -61,6 +62,7 @@ def test_stand_ins_answer_for_all_three_libraries(installed):
     assert AbstractEstimator().device.type == "cpu"
     edges, _ = importance_sampling(nerfacc.RayIntervals(torch.tensor([[0.0, 1.0]])), torch.tensor([[0.0, 1.0]]), 4)
     torch.testing.assert_close(edges.vals[0].diff(), torch.full((4,), 0.2))
+    assert envlight.EnvLight(str(ROOT / "load/lights/even.hdr"))(torch.eye(3)).shape == (3, 3)
     with pytest.raises(ValueError, match="estimator=proposal needs nerfacc"):
         nerfacc.PropNetEstimator()
 

@@ -24,7 +24,6 @@ NEEDED = {
 OPTIONAL = {
     "wandb": ("logging to Weights & Biases", "pip install wandb"),
     "controlnet_aux": ("ControlNet guidance", "pip install controlnet_aux"),
-    "envlight": ("pbr-material", "pip install git+https://github.com/ashawkey/envlight"),
     "igl": ("signed distances to meshes", "pip install libigl"),
     "IPython": ("pictures in notebooks", "pip install ipython"),
 }

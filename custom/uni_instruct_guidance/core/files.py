@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and lists in text files."""
+"""Files that are there whole or not at all, lists in text files, and files of the project under their short names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, naming
+
+#: The project's folder, also where the extension is linked into a checkout of threestudio.
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+def found(name: str | Path) -> Path:
+    """A file or folder of the working folder, else of the project: `load/teachers/shapes` holds in any folder."""
+    path = Path(name).expanduser()
+    return PROJECT / path if not path.exists() and (PROJECT / path).exists() else path
 
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -1,5 +1,5 @@
-"""3D models beyond threestudio's stock ones, registered in either host: geometries, and the exporter of .glb files."""
+"""3D models beyond threestudio's stock ones, registered in either host: geometries, lit material, exporter of .glb."""
 
-from . import geometry, mesh_exporter
+from . import geometry, material, mesh_exporter
 
-__all__ = ["geometry", "mesh_exporter"]
+__all__ = ["geometry", "material", "mesh_exporter"]

@@ -23,6 +23,8 @@ FORMATS = {
 }
 #: What of an .obj file's parts a .glb file takes.
 GLB_MAPS = ("map_Kd", "map_Pm", "map_Pr")
+#: How Python's and torch's complaints begin when threestudio proper takes the largest of no parts.
+OF_NOTHING = ("max()", "amin()", "amax()")
 
 
 def _names(fmt: str) -> list[str]:
@@ -83,7 +85,16 @@ class UniInstructMeshExporter(Exporter):
         if key not in self._host_output:
             cfg = {**self.cfg, "fmt": fmt, **changes}
             parts = {"geometry": self.geometry, "material": self.material, "background": self.background}
-            (self._host_output[key],) = MeshExporter(cfg, **parts)()
+            try:
+                (self._host_output[key],) = MeshExporter(cfg, **parts)()
+            except (ValueError, RuntimeError, IndexError) as error:
+                if not str(error).startswith(OF_NOTHING):
+                    raise
+                level = getattr(self.geometry.cfg, "isosurface_threshold", 0.0)
+                raise ValueError(
+                    f"there is no surface to export: nothing reaches system.geometry.isosurface_threshold={level}; "
+                    "train longer, or choose a lower one, or auto"
+                ) from error
         return self._host_output[key]
 
     def _glb(self) -> ExporterOutput:

@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..core.files import found
+
 # The small CLIP of the built-in world: what scores when no other weights are given.
 BUILTIN = "local-dir:load/clip/shapes"
 SCHEMAS = ("local-dir:", "hf-hub:")
@@ -182,6 +184,5 @@ def _existing_folder(model: str) -> str:
     """`local-dir:` folders are looked up in the working folder, then in the repository this file lies in."""
     if not model.startswith("local-dir:"):
         return model
-    folder = Path(model.removeprefix("local-dir:")).expanduser()
-    beside = Path(__file__).resolve().parents[3] / folder
-    return f"local-dir:{beside}" if not folder.is_dir() and beside.is_dir() else model
+    folder = found(model.removeprefix("local-dir:"))
+    return f"local-dir:{folder}" if folder.is_dir() else model

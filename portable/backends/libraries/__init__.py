@@ -1,4 +1,4 @@
-"""The torch twins under the import names of the CUDA libraries: tinycudann, nvdiffrast, nerfacc.
+"""The torch twins under the import names of the CUDA libraries: tinycudann, nvdiffrast, nerfacc, envlight.
 
 For programs that import those names, above all threestudio itself: after :func:`install` they run on any device torch
 has. A real library that works on this machine always wins.
@@ -17,26 +17,29 @@ import torch
 from backends import select
 
 
-def _missing_nvdiffrast() -> str | None:
+def _missing(module: str) -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device"
     try:
-        importlib.import_module("nvdiffrast.torch")
+        importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: built for another GPU architecture
-        return f"cannot import nvdiffrast: {error}"
+        return f"cannot import {module.partition('.')[0]}: {error}"
     return None
 
 
 #: import name -> (why the real library cannot be used, None if it can; module names -> modules here).
 LIBRARIES: dict[str, tuple[Callable[[], str | None], dict[str, str]]] = {
     "tinycudann": (select.missing_tinycudann, {"tinycudann": "tinycudann"}),
-    "nvdiffrast": (_missing_nvdiffrast, {"nvdiffrast": "nvdiffrast", "nvdiffrast.torch": "nvdiffrast"}),
+    "nvdiffrast": (
+        lambda: _missing("nvdiffrast.torch"), {"nvdiffrast": "nvdiffrast", "nvdiffrast.torch": "nvdiffrast"},
+    ),
     "nerfacc": (
         select.missing_nerfacc,
         dict.fromkeys(
             ("nerfacc", "nerfacc.data_specs", "nerfacc.estimators", "nerfacc.estimators.base", "nerfacc.pdf",
              "nerfacc.volrend"), "nerfacc"),
     ),
+    "envlight": (lambda: _missing("envlight"), {"envlight": "envlight"}),
 }  # fmt: skip
 
 

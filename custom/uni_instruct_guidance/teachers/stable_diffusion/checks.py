@@ -6,6 +6,8 @@ import json
 import struct
 from pathlib import Path
 
+from ...core.files import found
+
 # Parts a Stable-Diffusion-format folder must have; what we read of each.
 TEACHER_PARTS = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
 WEIGHTLESS_PARTS = ("scheduler", "tokenizer")
@@ -65,10 +67,6 @@ def check_teacher_folder(folder: Path) -> None:
             check_safetensors(path)
 
 
-#: The project's folder, also where the extension is linked into a checkout of threestudio.
-PROJECT = Path(__file__).resolve().parents[4]
-
-
 def check_teacher(name_or_path: str, cache_dir: str | None = None) -> str:
     """Check a teacher given as folder (of the working folder or the project) or hub id. Returns the name to load.
 
@@ -77,9 +75,7 @@ def check_teacher(name_or_path: str, cache_dir: str | None = None) -> str:
     Raises:
         FileNotFoundError, ValueError: one line naming the teacher and what to do.
     """
-    path = Path(name_or_path).expanduser()
-    if not path.exists() and (PROJECT / path).is_dir():
-        path = PROJECT / path  # the built-in teacher's name holds in any working folder
+    path = found(name_or_path)
     if path.is_dir():
         check_teacher_folder(path)
         return str(path)

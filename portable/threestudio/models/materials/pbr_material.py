@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import threestudio
+from backends.environment_light import EnvironmentLight
 from threestudio.models.materials.base import BaseMaterial
-from threestudio.models.materials.environment_light import EnvironmentLight
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
 from threestudio.utils.typing import Float, Tensor
@@ -31,8 +31,8 @@ class PBRMaterial(BaseMaterial):
     """Features: albedo (3), metallic (1), roughness (1) and, with ``use_bump``, a change of the normal (3).
 
     Args of :class:`Config`:
-        environment_texture: Radiance .hdr picture of the light (top row: z, columns: azimuth -180° .. 180°), or
-            ``even``; threestudio's default is a file of its checkout, to be found from the working folder.
+        environment_texture: Radiance .hdr picture of the light, its top at +y (:mod:`backends.environment_light`);
+            threestudio's default is a file of its checkout, to be found from the working folder.
         environment_scale: factor on the light.
         min_metallic … max_roughness: ranges that the features in 0 .. 1 are stretched to.
     """

@@ -1,4 +1,7 @@
-"""Light from all around, kept as pictures of the sphere that are blurred more and more (image-based lighting)."""
+"""Light from all around, kept as pictures of the sphere that are blurred more and more (image-based lighting).
+
+Which way a picture lies is envlight's: its top row shows +y, its middle column −z, columns run on towards +x.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,13 @@ import os
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-from threestudio.utils.errors import UserError
-from threestudio.utils.typing import Float, Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 #: Rows and columns of the kept pictures: a light blurred for roughness 0.08 and more has nothing finer that matters.
 ROWS, COLUMNS = 16, 32
 #: Roughnesses at which the light is kept; in between it is interpolated.
 ROUGHNESSES = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: Name of a light that is 1 from everywhere, in place of a file.
-EVEN = "even"
 
 
 def read_hdr(path: str) -> Float[np.ndarray, "H W 3"]:
@@ -28,19 +27,19 @@ def read_hdr(path: str) -> Float[np.ndarray, "H W 3"]:
         ValueError: no such file, or not such a picture.
     """
     if not os.path.isfile(path):
-        raise UserError(f"material.environment_texture={path}: no such file; give a Radiance .hdr picture, or {EVEN}")
+        raise ValueError(f"material.environment_texture={path}: no such file; give a Radiance .hdr picture")
     with open(path, "rb") as file:
         data = file.read()
     header, _, rest = data.partition(b"\n\n")
     size, _, body = rest.partition(b"\n")
     words = size.split()
     if not header.startswith(b"#?") or len(words) != 4 or words[0] != b"-Y" or words[2] != b"+X":
-        raise UserError(f"material.environment_texture={path} is not a Radiance .hdr picture with rows from the top")
+        raise ValueError(f"material.environment_texture={path} is not a Radiance .hdr picture with rows from the top")
     height, width = int(words[1]), int(words[3])
     try:
         rgbe = _rgbe(np.frombuffer(body, dtype=np.uint8), height, width)
     except (IndexError, ValueError) as error:
-        raise UserError(f"material.environment_texture={path} is cut short or garbled") from error
+        raise ValueError(f"material.environment_texture={path} is cut short or garbled") from error
     exponent = rgbe[..., 3:].astype(np.int32)
     return np.where(exponent > 0, np.ldexp(rgbe[..., :3].astype(np.float32), exponent - 136), 0.0).astype(np.float32)
 
@@ -67,11 +66,11 @@ def _rgbe(body: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def directions(rows: int = ROWS, columns: int = COLUMNS) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N"]]:
-    """World directions of a picture's pixels (top row: z; columns: azimuth -180° .. 180°) and their solid angles."""
+    """World directions of a picture's pixels and their solid angles."""
     polar = (torch.arange(rows) + 0.5) / rows * math.pi
-    azimuth = ((torch.arange(columns) + 0.5) / columns * 2 - 1) * math.pi
-    polar, azimuth = torch.meshgrid(polar, azimuth, indexing="ij")
-    unit = torch.stack([polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin(), polar.cos()], dim=-1)
+    turn = ((torch.arange(columns) + 0.5) / columns * 2 - 1) * math.pi
+    polar, turn = torch.meshgrid(polar, turn, indexing="ij")
+    unit = torch.stack([polar.sin() * turn.sin(), polar.cos(), -polar.sin() * turn.cos()], dim=-1)
     area = polar.sin() * (math.pi / rows) * (2 * math.pi / columns)
     return unit.reshape(-1, 3), area.reshape(-1)
 
@@ -80,18 +79,15 @@ class EnvironmentLight(nn.Module):
     """Radiance of a picture of the sphere: mean over a cosine lobe for diffuse light, over GGX lobes for reflections.
 
     Args:
-        source: Radiance .hdr file, or ``even``.
+        source: Radiance .hdr file.
         scale: factor on all of it.
     """
 
     def __init__(self, source: str, scale: float = 1.0) -> None:
         super().__init__()
         unit, area = directions()
-        if source == EVEN:
-            radiance = torch.ones(ROWS * COLUMNS, 3)
-        else:
-            picture = torch.from_numpy(read_hdr(source)).permute(2, 0, 1)[None]
-            radiance = F.interpolate(picture, (ROWS, COLUMNS), mode="area")[0].flatten(1).T
+        picture = torch.from_numpy(read_hdr(source)).permute(2, 0, 1)[None]
+        radiance = F.interpolate(picture, (ROWS, COLUMNS), mode="area")[0].flatten(1).T
         cosine = (unit @ unit.T).clamp(-1, 1)
         lobes = [cosine.clamp(min=0)] + [_ggx_lobe(cosine, roughness) for roughness in ROUGHNESSES]
         pictures = []
@@ -115,9 +111,9 @@ class EnvironmentLight(nn.Module):
     @staticmethod
     def _look_up(levels: Tensor, direction: Tensor, depth: Tensor) -> Tensor:
         direction = F.normalize(direction, dim=-1)
-        azimuth = torch.atan2(direction[:, 1], direction[:, 0]) / math.pi
-        row = torch.acos(direction[:, 2].clamp(-1 + 1e-6, 1 - 1e-6)) / math.pi * 2 - 1
-        at = torch.stack([azimuth * COLUMNS / (COLUMNS + 2), row, depth[:, 0]], dim=-1)
+        turn = torch.atan2(direction[:, 0], -direction[:, 2]) / math.pi
+        row = torch.acos(direction[:, 1].clamp(-1 + 1e-6, 1 - 1e-6)) / math.pi * 2 - 1
+        at = torch.stack([turn * COLUMNS / (COLUMNS + 2), row, depth[:, 0]], dim=-1)
         at = at.view(1, 1, 1, -1, 3).to(levels)
         found = F.grid_sample(levels[None], at, align_corners=False, padding_mode="border")
         return found.view(3, -1).T
