@@ -33,12 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("load/teachers/shapes"), help="StableDiffusionPipeline folder")
     parser.add_argument("--clip-out", type=Path, default=Path("load/clip/shapes"), help="open-clip folder")
     parser.add_argument("--judge-out", type=Path, default=Path("load/judge/shapes.safetensors"), help="judge weights")
+    parser.add_argument("--mv-out", type=Path, help="multi-view teacher's folder (default: multi_view in --work)")
     parser.add_argument("--seed", type=SEED, default=0, help="seeds every phase")
     parser.add_argument("--workers", type=COUNT, default=2, help="processes that render")
     parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=COUNT, help="torch threads (default: torch's own choice)")
-    for phase in ("vae", "unet", "clip", "judge"):
-        parser.add_argument(f"--{phase}-steps", type=COUNT, help=f"length of the phase {phase} instead of the preset's")
+    for phase in ("vae", "unet", "multi_view", "clip", "judge"):
+        option = f"--{phase.replace('_', '-')}-steps"
+        parser.add_argument(option, type=COUNT, help=f"length of the phase {phase} instead of the preset's")
     args = parser.parse_args(arguments)
     return run_command("error", lambda: train(args), args.work)
 
@@ -52,14 +54,14 @@ def train(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
 
     preset = PRESETS[args.preset]
-    for phase in ("vae", "unet", "clip", "judge"):
+    for phase in ("vae", "unet", "multi_view", "clip", "judge"):
         steps = getattr(args, f"{phase}_steps")
         if steps is not None:
             config = getattr(preset, phase)
             preset = replace(preset, **{phase: replace(config, optim=replace(config.optim, steps=steps))})
     factory = Factory(
         preset, work=args.work, teacher=args.out, clip=args.clip_out, judge=args.judge_out, seed=args.seed,
-        device=args.device, workers=args.workers,
+        device=args.device, workers=args.workers, multi_view=args.mv_out,
     )  # fmt: skip
     for phase in args.phases:
         factory.run(phase)

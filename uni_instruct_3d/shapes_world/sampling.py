@@ -15,6 +15,7 @@ from .vocabulary import (
     caption,
     choose,
     is_held_out,
+    view_word,
     with_view,
 )
 
@@ -35,7 +36,8 @@ class Style(NamedTuple):
     from -10..low with probability `low_share`, else from low..high; overhead: range of the others' elevation. fill:
     share of the vertical field of view that the bounding sphere spans. exposure: range of the brightest shading.
     cutout: black behind everything, so that `image` is the object premultiplied by its coverage and any background can
-    be put behind it later; else white to light grey.
+    be put behind it later; else white to light grey. orbit: the views of a group stand around the object at equal steps
+    of azimuth, at one height, whatever word that makes theirs; else each view word is one of the group's.
     """
 
     canonical: float
@@ -46,13 +48,17 @@ class Style(NamedTuple):
     fill: tuple[float, float]
     exposure: tuple[float, float]
     cutout: bool
+    orbit: bool = False
 
 
 STYLES = {
     "light": Style(0.75, 45.0, 0.88, 60.0, (60.1, 85.0), (0.62, 0.98), (0.95, 1.10), False),
     # threestudio's random cameras: every azimuth, up to the zenith; no exposure clips white (albedo 0.96)
     "cutout": Style(0.3, 45.0, 0.75, 60.0, (60.1, 89.0), (0.64, 1.05), (0.84, 1.00), True),
+    # several views of one object at once, from wherever a text-to-3D camera may stand
+    "orbit": Style(0.3, 45.0, 0.75, 60.0, (60.1, 80.0), (0.64, 1.05), (0.84, 1.00), True, orbit=True),
 }
+ORBIT_OVERHEAD = 0.15  # share of orbits so high that all their views are overhead views
 
 _WEIGHTS = np.array([VIEW_CLASS_WEIGHT if row.has_views else 1.0 for row in OBJECT_CLASSES.values()])
 _CUMULATIVE = np.cumsum(_WEIGHTS / _WEIGHTS.sum())
@@ -132,6 +138,9 @@ class _Scene:
         direction = (1.4 * rng.random() - 0.7, 0.2 + 0.7 * rng.random(), 0.8)
         self.light = Light(direction, total - diffuse - sky, diffuse, sky)
         self.background = np.zeros((2, 3), np.float32) if style.cutout else self._background(rng)
+        if style.orbit:
+            self.first_azimuth = 360.0 * rng.random() - 180.0
+            self.orbit_elevation = self.overhead_elevation if rng.random() < ORBIT_OVERHEAD else self.elevation
 
     def _background(self, rng):
         """White to light grey with a slight tint and a slight change from top to bottom. Normal maps lie on mid grey
@@ -178,11 +187,17 @@ def sample_batch(
             scene = _Scene(seed, scene_index, split, look)
         rng = _stream(seed, index, 1)
         view_id = (index % group + (scene.view_offset if group < len(VIEWS) else 0)) % len(VIEWS)
-        view = VIEWS[view_id]
-        azimuth = _azimuth(rng, view, look.canonical)
-        elevation = scene.overhead_elevation if view == "overhead" else scene.elevation
         distance = fit_distance(scene.fovy, scene.fill)
-        c2w = look_at(azimuth, elevation, distance, target=0.03 * (2.0 * rng.random(3) - 1.0))
+        if look.orbit:
+            azimuth = (scene.first_azimuth + 360.0 * (index % group) / group + 180.0) % 360.0 - 180.0
+            elevation, target = scene.orbit_elevation, (0.0, 0.0, 0.0)
+            view_id = VIEWS.index(view_word(azimuth, elevation))
+        else:
+            azimuth = _azimuth(rng, VIEWS[view_id], look.canonical)
+            elevation = scene.overhead_elevation if VIEWS[view_id] == "overhead" else scene.elevation
+            target = 0.03 * (2.0 * rng.random(3) - 1.0)
+        view = VIEWS[view_id]
+        c2w = look_at(azimuth, elevation, distance, target=target)
         out = render_c2w(scene.instance, c2w, scene.fovy, size, scene.kind, scene.light, scene.background)
         batch["image"][row] = (255.0 * out["image"] + 0.5).astype(np.uint8)
         batch["foreground"][row] = (255.0 * out["mask"] + 0.5).astype(np.uint8)

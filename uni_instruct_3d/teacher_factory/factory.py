@@ -15,10 +15,11 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from uni_instruct_guidance.core.camera_words import AZIMUTHS, ELEVATIONS
+from uni_instruct_guidance.teachers.stable_diffusion.multi_view import make_multi_view, mark_multi_view
 
 from .. import ROOT
 from . import clip as clip_module
-from . import data, diffusion, report, text
+from . import data, diffusion, multi_view, report, text
 from . import judge as judge_module
 from . import vae as vae_module
 from .export import load_pipeline, save_pipeline
@@ -42,9 +43,11 @@ class Factory:
     def __init__(
         self, preset: Preset, *, work: Path, teacher: Path, clip: Path, judge: Path, seed: int = 0,
         device: str | torch.device = "cpu", workers: int = 1, world: data.World | None = None,
+        multi_view: Path | None = None,
     ):  # fmt: skip
         self.preset, self.seed, self.workers, self.device = preset, seed, workers, torch.device(device)
         self.work, self.teacher, self.clip, self.judge = Path(work), Path(teacher), Path(clip), Path(judge)
+        self.multi_view_teacher = Path(multi_view or self.work / "multi_view")
         self._foreign_world = world
         if world is None:
             from .. import shapes_world as world
@@ -214,6 +217,76 @@ class Factory:
         trainer.train(step, on_save=export)
         export()
 
+    # ---- several views at once ---------------------------------------------------------------------------------
+
+    def orbits(self) -> None:
+        """Render groups of views around one object each, and encode them; nothing where the preset has none."""
+        config, many = self.preset.multi_view, self.preset.data
+        if not config.groups:
+            return
+        data.generate(
+            self.work / "orbits", config.groups * config.views, size=many.size, split="train",
+            seed=many.seed + self.seed + 800_000, group=config.views, shard=many.shard // config.views * config.views,
+            style="orbit" if self._foreign_world is None else many.style, world=self._foreign_world,
+            workers=self.workers,
+        )  # fmt: skip
+        if not (self.work / "vae_model").exists():
+            raise FileNotFoundError(f"no {self.work / 'vae_model'}: run the phase 'vae' first")
+        model = AutoencoderKL.from_pretrained(self.work / "vae_model").to(self.device).eval()
+        renders = self._orbit_renders()
+        for copy in range(config.copies):
+            path = self._orbit_latents(copy)
+            if not path.exists():
+                latents = vae_module.encode_means(
+                    model, renders, self.device, bf16=self.preset.bf16, seed=1_000 + copy, group=config.views
+                )
+                atomic_save(latents, path)
+
+    def _orbit_renders(self) -> data.Renders:
+        return data.load(self.work / "orbits", cutout=self._foreign_world is None or self.preset.data.style == "cutout")
+
+    def _orbit_latents(self, copy: int) -> Path:
+        return self.work / f"orbit_latents_{copy}.pt"
+
+    def multi_view(self) -> None:
+        """Train the multi-view U-Net on from the single-view one; nothing where the preset has none."""
+        config, words = self.preset.multi_view, self.preset.unet
+        if not config.groups:
+            return
+        if config.optim.batch % config.views:
+            raise ValueError(f"multi_view.optim.batch={config.optim.batch} must be a multiple of {config.views}")
+        latents = [self._orbit_latents(copy) for copy in range(config.copies)]
+        for path, phase in ((self.teacher / "unet", "unet"), *((path, "orbits") for path in latents)):
+            if not path.exists():
+                raise FileNotFoundError(f"no {path}: run the phase '{phase}' first")
+        torch.manual_seed(self.seed)
+        pipeline = load_pipeline(self.teacher)
+        unet = make_multi_view(pipeline.unet.float().requires_grad_(True), config.views)
+        model = multi_view.MultiViewDenoiser(unet, pipeline.text_encoder.requires_grad_(False))
+        trainer = self._trainer("multi_view", model, config.optim)
+        views = []
+        for renders, paths in (
+            (self._orbit_renders(), latents),
+            (self.renders("train"), [self._latents(copy) for copy in self._copies()]),
+        ):
+            encoded = [torch.load(path, weights_only=True) for path in paths]
+            weights = diffusion.item_weights(renders, self.world, words)
+            views.append(multi_view.Views(encoded, renders, words, weights))
+            del renders  # pictures are many times the size of latents
+        step = multi_view.multi_view_step(
+            trainer.model, pipeline.tokenizer, *views, config, words, self.device, self.preset.bf16
+        )
+
+        def export() -> None:
+            save_pipeline(
+                self.multi_view_teacher, pipeline.vae, trainer.ema.unet, pipeline.text_encoder, pipeline.tokenizer,
+                diffusion.build_scheduler(),
+            )  # fmt: skip
+            mark_multi_view(self.multi_view_teacher / "unet", config.views)
+
+        trainer.train(step, on_save=export)
+        export()
+
     # ---- CLIP and judge ----------------------------------------------------------------------------------------
 
     def train_clip(self) -> None:
@@ -276,6 +349,8 @@ PHASES: dict[str, Callable[[Factory], None]] = {
     "latents": Factory.latents,
     "text": Factory.text,
     "unet": Factory.unet,
+    "orbits": Factory.orbits,
+    "multi_view": Factory.multi_view,
     "clip": Factory.train_clip,
     "judge": Factory.train_judge,
     "report": Factory.report,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,25 @@ class UnetConfig:
 
 
 @dataclass(frozen=True)
+class MultiViewConfig:
+    """The multi-view teacher: trained on from the single-view U-Net of the same run.
+
+    groups: objects rendered from ``views`` sides each; 0: this preset makes no such teacher. copies: how often each
+    render is encoded, on another background every time. single_share: of the steps, how many see single views.
+    """
+
+    groups: int = 0
+    views: int = 4
+    copies: int = 2
+    single_share: float = 0.25
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=5_000, batch=16, lr=4e-4))
+
+    def spoken(self, words: UnetConfig) -> UnetConfig:
+        """How captions are disturbed one by one: whole groups are dropped elsewhere."""
+        return replace(words, caption_dropout=0.0)
+
+
+@dataclass(frozen=True)
 class ClipConfig:
     """A small open-clip model: modified ResNet and a word-level text transformer, ``embed_dim`` shared.
 
@@ -151,6 +170,7 @@ class Preset:
     data: DataConfig = field(default_factory=DataConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
     unet: UnetConfig = field(default_factory=UnetConfig)
+    multi_view: MultiViewConfig = field(default_factory=MultiViewConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -181,6 +201,7 @@ _CPU128 = Preset(
         optim=OptimConfig(steps=3_700, batch=16, lr=6e-4, warmup=200),
         text_optim=OptimConfig(steps=700, batch=96, lr=5e-4, ema=0.98),
     ),
+    multi_view=MultiViewConfig(groups=4_000),
     judge=JudgeConfig(
         size=64, azimuth=True, renders="train", images=16_000,
         optim=OptimConfig(steps=800, batch=64, lr=1e-3, warmup=50, ema=0.99),
@@ -198,6 +219,9 @@ _TINY = Preset(
         hard_classes=(),
         optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
         text_optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1),
+    ),
+    multi_view=MultiViewConfig(
+        groups=16, views=2, copies=1, optim=OptimConfig(steps=4, batch=8, lr=1e-3, warmup=1)
     ),
     clip=ClipConfig(
         embed_dim=16, vision_width=8, text_width=16, text_layers=1, text_heads=2,

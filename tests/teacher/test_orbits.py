@@ -1,0 +1,96 @@
+"""The multi-view phases: groups stay together, cameras are told, a stopped run goes on bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from uni_instruct_3d.shapes_world import sampling
+from uni_instruct_3d.shapes_world.render import look_at
+from uni_instruct_3d.shapes_world.vocabulary import VIEWS, view_word
+from uni_instruct_3d.teacher_factory import data
+from uni_instruct_3d.teacher_factory.multi_view import cameras_of, group_index
+from uni_instruct_3d.teacher_factory.presets import PRESETS
+from uni_instruct_guidance.teachers.stable_diffusion.multi_view import camera_matrix
+from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
+
+
+def test_orbits_go_around_one_object_at_one_height():
+    batch = sampling.sample_batch(5, 0, 24, size=16, group=4, style="orbit")
+    azimuth, elevation = batch["azimuth_deg"].reshape(-1, 4), batch["elevation_deg"].reshape(-1, 4)
+    np.testing.assert_allclose(np.diff(azimuth, axis=1) % 360.0, 90.0, atol=1e-3)
+    np.testing.assert_allclose(elevation, elevation[:, :1].repeat(4, 1))
+    assert len(np.unique(azimuth[:, 0].round(3))) == len(azimuth)
+    for name in ("class_id", "color_id", "pattern_id", "kind"):
+        assert (batch[name].reshape(-1, 4) == batch[name].reshape(-1, 4)[:, :1]).all()
+    words = [view_word(a, e) for a, e in zip(azimuth.ravel().tolist(), elevation.ravel().tolist())]
+    assert [VIEWS[i] for i in batch["view_id"]] == words
+    # cut anywhere, item i is the same
+    part = sampling.sample_batch(5, 6, 3, size=16, group=4, style="orbit")
+    np.testing.assert_array_equal(part["image"], batch["image"][6:9])
+
+
+def test_cameras_are_those_of_text_to_3d():
+    """Angles alone decide, and they mean what the camera module's matrices mean."""
+    angles = {"azimuth_deg": np.array([0.0, 90.0, -135.0]), "elevation_deg": np.array([0.0, 30.0, 60.0])}
+    renders = data.Renders(None, None, [""] * 3, **dict.fromkeys(data.LABELS), **angles)
+    near, far = cameras_of(renders), torch.from_numpy(np.stack([look_at(90.0, 30.0, 1.7)]))
+    torch.testing.assert_close(near[1:2], camera_matrix(far))
+    position = near.unflatten(1, (4, 4))[:, :3, 3]
+    torch.testing.assert_close(position[0], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_groups_are_drawn_whole():
+    weights = torch.tensor([0.0] * 4 + [1.0] * 4 + [3.0] * 4)
+    index, share = group_index(torch.Generator().manual_seed(0), weights, 400, 4)
+    groups = index.reshape(-1, 4)
+    assert (groups == groups[:, :1] + torch.arange(4)).all() and (groups[:, 0] % 4 == 0).all()
+    counts = torch.bincount(groups[:, 0] // 4, minlength=3)
+    assert counts[0] == 0
+    # 3 : 1 of 400: the deviation of the count is 8.7
+    assert abs(int(counts[2]) - 300) < 40
+    assert (share == torch.arange(400).repeat_interleave(4)).all()
+
+
+def test_result_is_a_multi_view_teacher(tiny_run):
+    teacher = Teacher.load(str(tiny_run.multi_view_teacher), torch.device("cpu"), half_precision=False)
+    assert (teacher.n_views, teacher.view_width) == (2, 16)
+    x_t, view = torch.randn(4, *teacher.shape), torch.randn(4, 16)
+    text = torch.randn(4, 6, teacher.text_width)
+    x0 = teacher.predict_x0(x_t, torch.full((4,), 300), text, class_labels=view)
+    assert x0.shape == x_t.shape and x0.isfinite().all()
+
+
+def test_resumed_bit_for_bit(tiny_run, make_factory, tmp_path):
+    preset = PRESETS["tiny"]
+    optim = replace(preset.multi_view.optim, decay=0.0)
+    half = replace(preset, multi_view=replace(preset.multi_view, optim=replace(optim, steps=2)))
+    rest = replace(preset, multi_view=replace(preset.multi_view, optim=optim))
+    states = []
+    for name, parts in {"broken": (half, rest), "whole": (rest,)}.items():
+        root = tmp_path / name
+        shutil.copytree(tiny_run.work, root / "work")
+        shutil.copytree(tiny_run.teacher, root / "teacher")
+        (root / "work" / "multi_view.pt").unlink()
+        for part in parts:
+            make_factory(root, part).run("multi_view")
+        states.append(torch.load(root / "work" / "multi_view.pt", weights_only=True))
+    broken, whole = states
+    assert broken["step"] == whole["step"] == 4
+    for name, value in whole["ema"].items():
+        assert torch.equal(value, broken["ema"][name]), name
+
+
+def test_what_is_missing_is_named(tiny_run, make_factory, tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the phase 'unet' first"):
+        make_factory(tmp_path).run("multi_view")
+    shutil.copytree(tiny_run.teacher, tmp_path / "teacher")
+    with pytest.raises(FileNotFoundError, match="run the phase 'orbits' first"):
+        make_factory(tmp_path).run("multi_view")
+    wrong = replace(PRESETS["tiny"].multi_view, views=3)
+    with pytest.raises(ValueError, match=r"multi_view.optim.batch=8 must be a multiple of 3"):
+        make_factory(tmp_path, replace(PRESETS["tiny"], multi_view=wrong)).run("multi_view")
