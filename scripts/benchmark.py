@@ -1,4 +1,4 @@
-"""Benchmarks, one subcommand each; every module of `uni_instruct_3d/benchmarks` is one.
+"""Benchmarks, one subcommand each; every module of `uni_instruct_3d/benchmarks` is one (`_harness`: what they share).
 
     python scripts/benchmark.py core
     python scripts/benchmark.py core --help
@@ -42,7 +42,8 @@ def machine() -> dict[str, str | int]:
 
 def main(arguments: list[str] | None = None) -> dict:
     """Figures of one benchmark; its module is imported only when it is asked for."""
-    names = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    modules = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
+    names = sorted(name for name in modules if not name.startswith("_"))
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("benchmark", choices=names)

@@ -232,6 +232,32 @@ def test_warmup_leaves_the_methods_gradient_size_alone(build):
     assert sizes[4] != pytest.approx(1.0, rel=1e-4)
 
 
+@pytest.mark.parametrize("knob", ["gradient_checkpointing", "attention_slicing", "vae_tiling"])
+def test_memory_knobs_leave_the_gradients(knob, build):
+    """All but tiling to rounding; each reaches its networks, and the shared pass goes back through them twice."""
+
+    def gradients(**memory):
+        guidance = trained(build(divergence="fkl", fake_score={"shared_pass": "always"}, memory=memory))
+        rgb, out = run(guidance)
+        sum(value for key, value in out.items() if key.startswith("loss_")).backward()
+        return guidance, torch.cat([p.grad.flatten() for p in guidance.parameters()]), rgb.grad
+
+    _, learned, picture = gradients()
+    guidance, same_learned, same_picture = gradients(**{knob: True})
+    teacher, fake = guidance.teacher.unet, guidance.networks.fake.unet
+    turned = {
+        "gradient_checkpointing": [unet.mid_block.gradient_checkpointing for unet in (teacher, fake)],
+        "attention_slicing": ["Sliced" in str(next(iter(unet.attn_processors.values()))) for unet in (teacher, fake)],
+        "vae_tiling": [guidance.teacher.vae.use_tiling, guidance.teacher.vae.tile_sample_min_size == 16],
+    }
+    assert all(turned[knob]) and not any(any(on) for name, on in turned.items() if name != knob)
+    change = (same_picture - picture).norm() / picture.norm()
+    if knob == "vae_tiling":
+        assert 1e-4 < change < 1.0
+    else:
+        assert change < 1e-4 and (same_learned - learned).norm() < 1e-4 * learned.norm()
+
+
 def test_bank_is_kept_refreshed_and_reproduced(build, tmp_path):
     guidance = build(divergence="fkl", bank={"size": 3, "refresh_every": 10})
     run(guidance)
@@ -250,6 +276,27 @@ def test_bank_is_kept_refreshed_and_reproduced(build, tmp_path):
     repaired = build(divergence="fkl", bank={"size": 3, "refresh_every": 10})
     run(repaired)
     assert torch.equal(repaired.bank.latents, first)
+
+
+def test_a_bank_that_is_spread_grows_with_the_steps_alone(build, tmp_path):
+    """Each prompt has a sample at once; what is there follows from the step, with or without the files of before."""
+    options = {"divergence": "fkl", "bank": {"size": 3, "batch_size": 2, "spread": 10, "refresh_every": 30}}
+    guidance = build(**options)
+    run(guidance)
+    seen = {}
+    for step in (0, 2, 3, 5, 10, 29, 30, 40):
+        guidance.update_step(0, step)
+        seen[step] = guidance.bank.latents.clone()
+    # 12 samples of 4 prompts in 6 pieces of 2; the first two pieces serve every prompt once
+    assert {step: len(bank[0]) for step, bank in seen.items()} == {0: 1, 2: 1, 3: 1, 5: 2, 10: 3, 29: 3, 30: 1, 40: 3}
+    assert torch.equal(seen[5], seen[10][:, :2]) and not torch.equal(seen[30], seen[0])
+    resumed = build(**options, bank_dir=str(tmp_path / "another"))
+    resumed.update_step(0, 5)
+    run(resumed)
+    assert torch.equal(resumed.bank.latents, seen[5])
+    whole = build(**{**options, "bank": {**options["bank"], "spread": 0}}, bank_dir=str(tmp_path / "third"))
+    run(whole)
+    assert torch.equal(whole.bank.latents, seen[10])
 
 
 def test_several_updates_need_the_systems_optimiser(build):
@@ -319,6 +366,8 @@ def test_samples_for_pictures(build):
         ({"discriminator": {"backbone": "resnet"}}, "backbone 'resnet'.*teacher"),
         ({"discriminator": {"features": ["up.0"]}}, r"features \['up.0'\].*mid"),
         ({"bank": {"size": 0}}, "system.guidance.bank.size=0 must be at least 1"),
+        ({"bank": {"spread": -1}}, "system.guidance.bank.spread=-1 must be at least 0"),
+        ({"memory": {"tiling": True}}, "system.guidance.memory.*tiling"),
         ({"bank": {"solver": "euler"}}, "solver='euler'.*dpm"),
         ({"time_sampler": "cosine"}, "sampler='cosine'.*uniform_t"),
         ({"warmup": {"steps": 3, "method": "vsd"}}, "warmup.method='vsd'"),

@@ -63,10 +63,13 @@ def test_trains_geometry_fake_score_and_discriminator(tiny_system_config, tmp_pa
 
 
 def test_resuming_gives_the_same_weights_as_not_stopping(tiny_system_config, tmp_path):
-    """Bit for bit: weights, LoRA, head, running scale; the bank is drawn anew from its seed or read from disk."""
+    """Bit for bit: weights, LoRA, head, running scale; steps that share a pass and steps that do not; the bank, of
+    which a part is there, is drawn anew from its seed."""
     config = copy.deepcopy(tiny_system_config)
-    config["guidance"] |= {"gradient_size": {"scale": "running"}, "auxiliary": {"gan": 0.1},
-                           "bank": {"size": 2, "steps": 2, "refresh_every": 2}}  # fmt: skip
+    config["guidance"] |= {
+        "gradient_size": {"scale": "running"}, "auxiliary": {"gan": 0.1}, "fake_score": {"shared_pass": "mixed"},
+        "bank": {"size": 4, "steps": 2, "batch_size": 4, "spread": 4, "refresh_every": 3},
+    }  # fmt: skip
     whole, _, _ = fit(config, tmp_path / "a", 4)
     fit(config, tmp_path / "b", 2)
     config["guidance"]["bank_dir"] = str(tmp_path / "another_bank")

@@ -15,13 +15,14 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections import defaultdict
 from copy import deepcopy
 
 import torch
 from pytorch_lightning.callbacks import Callback
 
 from ..command import COUNT, device
+from ._harness import Shares
+from ._harness import synchronise as _synchronise
 
 # name -> method block of the configuration; beside Uni-Instruct's divergences the rows as they are.
 CASES = {
@@ -65,61 +66,6 @@ class Clock(Callback):
         _synchronise()
         if batch_idx > 0:
             self.seconds.append(time.perf_counter() - self._start)
-
-
-class Shares:
-    """Seconds by label: whatever runs between two switches belongs to the label of the first."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._label, self._since = "other", time.perf_counter()
-
-    def switch(self, label: str) -> str:
-        """From now on `label`; returns what it was."""
-        _synchronise()
-        now = time.perf_counter()
-        self.seconds[self._label] += now - self._since
-        before, self._label, self._since = self._label, label, now
-        return before
-
-    def around(self, owner, method: str, label: str) -> None:
-        """Count every call of a method, and the backward pass that starts at its results, under `label`."""
-        call = getattr(owner, method)
-
-        def counted(*args, **kwargs):
-            before = self.switch(label)
-            result = call(*args, **kwargs)
-            self.switch(before)
-            if isinstance(result, tuple):
-                return tuple(_Mark.apply(part, self, label) for part in result)
-            return _Mark.apply(result, self, label) if isinstance(result, torch.Tensor) else result
-
-        object.__setattr__(owner, method, counted)
-
-    def percent(self) -> dict[str, float]:
-        """Shares of the whole."""
-        total = sum(self.seconds.values())
-        return {label: round(100 * seconds / total, 1) for label, seconds in sorted(self.seconds.items())}
-
-
-class _Mark(torch.autograd.Function):
-    """The identity; its backward says that the gradient has reached a network. The engine finishes the part of a graph
-    that was built last before it turns to an earlier one, so networks do not interleave."""
-
-    @staticmethod
-    def forward(ctx, x, shares: Shares, label: str):
-        ctx.shares, ctx.label = shares, label
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        ctx.shares.switch(ctx.label)
-        return grad, None, None
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _module(args: argparse.Namespace, name: str, network, folder: str):

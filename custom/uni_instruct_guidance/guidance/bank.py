@@ -26,7 +26,9 @@ class BankConfig:
     guidance_scale: classifier-free guidance while sampling (Algorithm 2 uses the teacher's own).
     refresh_every: steps of training after which the bank is drawn anew (0: never).
     seed: fixes the samples; with the refresh count it makes every bank reproducible, so a resumed run sees the same.
-    batch_size: samples drawn at once.
+    batch_size: samples drawn at once, a piece of the bank.
+    spread: steps of training over which it is drawn, piece by piece, so that the first one need not wait for all of it;
+        until then samples come from the pieces that are there (0: all before the first step).
     """
 
     size: int = 16
@@ -36,6 +38,7 @@ class BankConfig:
     refresh_every: int = 0
     seed: int = 0
     batch_size: int = 16
+    spread: int = 0
 
 
 # Numbers of a BankConfig, see core/ranges.py.
@@ -46,6 +49,7 @@ RANGES = {
     "refresh_every": whole(least=0),
     "seed": whole(least=0),
     "batch_size": whole(least=1, most=1 << 16),
+    "spread": whole(least=0),
 }
 
 
@@ -64,7 +68,9 @@ class DirectionTexts(Conditions):
 
 
 class SampleBank:
-    """Latents [n_prompts, size, C, h, w] drawn from the teacher once and cached in `folder`.
+    """Latents [n_prompts, up to size, C, h, w] drawn from the teacher once and cached in `folder`.
+
+    What is there at a step depends on the step alone, not on what an earlier run left in the folder.
 
     Args:
         teacher: where samples come from.
@@ -80,35 +86,51 @@ class SampleBank:
         choose("bank.solver", cfg.solver, SOLVERS)
         self.teacher, self.texts, self.cfg, self.folder = teacher, DirectionTexts(text), cfg, Path(folder)
         self.identity = [of_tensors({"text": text.float()}), str(teacher.dtype)]
-        self.refresh_count = -1
+        self.period = self.pieces = -1
+        self.bank: TeacherBank | None = None
         self.latents: Tensor | None = None
 
     def update(self, global_step: int) -> None:
-        """Make the bank of this step's refresh period current: read it from disk or draw it."""
-        count = global_step // self.cfg.refresh_every if self.cfg.refresh_every else 0
-        if count != self.refresh_count:
-            self.latents = self._read_or_draw(count).to(self.teacher.device)
-            self.refresh_count = count
+        """Bring the bank to this step: the pieces of its refresh period that are due, read from disk or drawn."""
+        period, step = divmod(global_step, self.cfg.refresh_every) if self.cfg.refresh_every else (0, global_step)
+        if period != self.period:
+            self.period, self.pieces, self.bank = period, -1, self._bank(period)
+        due = self._due(step)
+        if due > self.pieces:
+            self.pieces, self.latents = due, self._read_or_draw(due).to(self.teacher.device)
+
+    def _due(self, step: int) -> int:
+        """Pieces that are there at a step of the period; at least one sample of each prompt."""
+        whole, least = len(self.bank.shards()), -(-self.texts.count // self.cfg.batch_size)
+        if step >= self.cfg.spread:
+            return whole
+        return least + (whole - least) * step // self.cfg.spread
 
     def draw(
         self, prompt_index: Int[Tensor, "B"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "B C h w"]:
         """One random sample of each asked prompt."""
-        which = torch.randint(self.cfg.size, prompt_index.shape, generator=generator).to(self.latents.device)
+        which = torch.randint(self.latents.shape[1], prompt_index.shape, generator=generator).to(self.latents.device)
         return self.latents[prompt_index.to(self.latents.device), which]
 
-    def _read_or_draw(self, refresh_count: int) -> Float[Tensor, "P N C h w"]:
-        cfg, owner = self.cfg, torch.arange(self.texts.count).repeat_interleave(self.cfg.size)
-        bank = TeacherBank(
+    def _bank(self, period: int) -> TeacherBank:
+        # one sample of every prompt, then the next of every prompt: the first pieces serve them all
+        cfg, owner = self.cfg, torch.arange(self.texts.count).repeat(self.cfg.size)
+        return TeacherBank(
             self.teacher, self.texts, self.folder, count=len(owner), batch=cfg.batch_size, steps=cfg.steps,
-            scale=cfg.guidance_scale, seed=cfg.seed * 1_000_003 + refresh_count, solver=cfg.solver,
+            scale=cfg.guidance_scale, seed=cfg.seed * 1_000_003 + period, solver=cfg.solver,
             rows=lambda share, random: share.of(owner), identity=self.identity,
         )  # fmt: skip
-        bank.make(device=self.teacher.device)
+
+    def _read_or_draw(self, pieces: int) -> Float[Tensor, "P N C h w"]:
+        quiet = self.cfg.spread > 0  # a bar for every piece would tear the bar of the training
+        self.bank.make(device=self.teacher.device, quiet=quiet, first=pieces)
         try:
-            bank.load()
+            self.bank.load(pieces)
         except UserError:  # a bank is only a cache: a damaged one is drawn again
-            bank.forget()
-            bank.make(device=self.teacher.device)
-            bank.load()
-        return bank.x0.unflatten(0, (self.texts.count, cfg.size))
+            self.bank.forget()
+            self.bank.make(device=self.teacher.device, quiet=quiet, first=pieces)
+            self.bank.load(pieces)
+        prompts = self.texts.count
+        samples = self.bank.x0
+        return samples[: len(samples) // prompts * prompts].unflatten(0, (-1, prompts)).transpose(0, 1)

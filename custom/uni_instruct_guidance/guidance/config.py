@@ -16,6 +16,7 @@ from ..core import Method, get_method
 from ..core.methods import AUXILIARY
 from ..teachers.discriminator import DiscriminatorConfig
 from ..teachers.stable_diffusion.fake_score import FakeScoreConfig
+from ..teachers.stable_diffusion.memory import MemoryConfig
 from .bank import BankConfig
 
 # Additions of the methods table that a 3D model can supply; the others need data that it does not have.
@@ -120,8 +121,8 @@ class GuidanceFields(MethodFields):
     grad_clip: each entry of the gradient in the latents is cut at this size; a number or a schedule (None: not cut).
     min_step_percent, max_step_percent: range of noise levels as fractions of the process; numbers or schedules.
     time_sampler: row of the core's samplers: uniform_t | uniform_log_snr | edm_rho | log_normal.
-    warmup, fake_score, discriminator, bank, gradient_size: blocks; see WarmupConfig, FakeScoreConfig,
-        DiscriminatorConfig, BankConfig, GradientConfig.
+    warmup, fake_score, discriminator, bank, gradient_size, memory: blocks; see WarmupConfig, FakeScoreConfig,
+        DiscriminatorConfig, BankConfig, GradientConfig, MemoryConfig.
     bank_dir: where teacher samples are kept.
     max_rejected_steps: stop after this many steps in a row in which no sample of the batch was finite.
     reward: for `auxiliary.reward`: clip | aesthetic | FILE.py:FUNCTION; or the options of `reward_type`, which takes
@@ -143,6 +144,7 @@ class GuidanceFields(MethodFields):
     bank: dict = field(default_factory=dict)
     bank_dir: str = ".threestudio_cache/teacher_samples"
     gradient_size: dict = field(default_factory=dict)
+    memory: dict = field(default_factory=dict)
     max_rejected_steps: int = 20
     reward_type: str = ""
     reward: Any = None
@@ -155,6 +157,7 @@ BLOCKS = {
     "discriminator": DiscriminatorConfig,
     "bank": BankConfig,
     "gradient_size": GradientConfig,
+    "memory": MemoryConfig,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,6 @@ from ..core import (
     Method,
     TimeSampler,
     check_by_parts,
-    classifier_free,
     critic_slope,
     get_method,
     objective,
@@ -27,16 +26,17 @@ from ..core import (
     poor_calibration,
 )
 from ..core.errors import UserError, require_writable
-from ..core.fake_score import denoising_loss
 from ..core.ranges import check
-from ..core.ratio import RatioWarmup, discriminator_loss, generator_loss
+from ..core.ratio import RatioWarmup, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
 from ..teachers.sampling import solve_discrete
 from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
+from ..teachers.stable_diffusion.memory import save_memory
 from ..teachers.stable_diffusion.networks import Condition, Networks
 from ..teachers.stable_diffusion.teacher import Teacher, resized
 from .bank import SampleBank
 from .config import GuidanceFields, build_method, parse_blocks
+from .learning import LearningLosses, SharedPass, noised
 from .prompts import condition_of, direction_indices, direction_texts
 from .ranges import GUIDANCE
 
@@ -103,6 +103,9 @@ class UniInstructGuidance(BaseModule):
             self.method.needs_discriminator,
             self.blocks.discriminator,
         )
+        unets = [self.teacher.unet, *([] if self.networks.fake is None else [self.networks.fake.unet])]
+        save_memory(self.blocks.memory, unets, self.teacher.vae, self.teacher.image_size)
+        self.learning = LearningLosses(self.networks, self.teacher.process)
         self.reward = build_reward(self.cfg.reward_type, self.cfg.reward)
         if self.reward is None and any(row.auxiliary.get("reward") for row in self._rows()):
             raise ValueError(
@@ -154,7 +157,8 @@ class UniInstructGuidance(BaseModule):
             self.guidance_scale = self.blocks.warmup.guidance_scale
         own = self.blocks.fake_score
         self.fake_scale = self.current.guidance.fake if own.guidance_scale is None else own.guidance_scale
-        self.fake_train_scale = self.method.guidance.fake_train if own.cfg_train is None else own.cfg_train
+        train_scale = self.method.guidance.fake_train if own.cfg_train is None else own.cfg_train
+        self.learning.train_scale = train_scale
         if self.bank is not None:
             self.bank.update(global_step)
 
@@ -182,8 +186,7 @@ class UniInstructGuidance(BaseModule):
         image = rgb.permute(0, 3, 1, 2)
         latents = self._latents(image, rgb_as_latents)
         real = self._real_latents(prompt_utils, cameras)
-        losses = self._learn(latents.detach(), real, condition)
-        grad, log = self._gradient(latents.detach(), condition)
+        losses, grad, log = self._one_step(latents.detach(), real, condition)
         self._count_rejected(int(log["rejected"]), len(latents))
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
         weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
@@ -253,62 +256,38 @@ class UniInstructGuidance(BaseModule):
             self.bank.update(self.step)
         return self.bank.draw(direction_indices(prompt_utils, cameras, self.cfg.view_dependent_prompting))
 
-    def _learn(self, latents: Tensor, real: Tensor | None, condition: Condition) -> dict[str, Tensor]:
-        """Losses of discriminator and fake score; all but the last of several updates are taken at once."""
-        losses = self._learning_losses(latents, real, condition)
-        if not losses:
-            return {}
-        for _ in range(self._updates() - 1):
+    def _one_step(
+        self, latents: Tensor, real: Tensor | None, condition: Condition
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """Losses of what learns, the method's gradient in the latents, diagnostics.
+
+        Of several updates of what learns all but the last are taken first, by passes of their own. The last one's
+        losses and the gradient are of the same weights, whether one pass gives both or not.
+        """
+        learns = self.networks.fake is not None or self.networks.head is not None
+        for _ in range(self._updates() - 1 if learns else 0):
             if self.inner_step is None:
                 raise ValueError(
                     "system.guidance.fake_score.updates_per_step > 1 needs a system that lends its optimiser: "
                     "uni-instruct-system"
                 )
-            self.inner_step(sum(losses.values()))
-            losses = self._learning_losses(latents, real, condition)
-        return losses
+            drop_camera = self.learning.drops_camera()
+            self.inner_step(sum(self.learning(latents, real, condition, self.sampler, drop_camera).values()))
+        drop_camera = self.learning.drops_camera()
+        if self.learning.shares(self.step) and not drop_camera:
+            grad, log, shared = self._gradient(latents, condition, record=True)
+            return self.learning(latents, real, condition, self.sampler, shared=shared), grad, log
+        losses = self.learning(latents, real, condition, self.sampler, drop_camera)
+        grad, log, _ = self._gradient(latents, condition)
+        return losses, grad, log
 
     def _updates(self) -> int:
         return self.blocks.fake_score.updates_per_step or self.method.fake_updates
 
-    def _learning_losses(self, latents: Tensor, real: Tensor | None, condition: Condition) -> dict[str, Tensor]:
-        losses = {}
-        if self.networks.fake is not None:
-            losses["loss_fake_score"] = self._fake_score_loss(latents, condition)
-        if self.networks.head is not None:
-            losses["loss_discriminator"] = self._discriminator_loss(latents, real, condition)
-        return losses
-
-    def _fake_score_loss(self, latents: Tensor, condition: Condition) -> Tensor:
-        """Denoising score matching on the renderings, any noise level of the process."""
-        cfg = self.blocks.fake_score
-        x0, condition = (
-            latents.repeat_interleave(cfg.batch, 0),
-            condition.map(lambda part: part.repeat_interleave(cfg.batch, 0)),
-        )
-        times = TimeSampler("uniform_t", 0.0, 1.0).sample(self.teacher.process, len(x0), device=x0.device)
-        eps = torch.randn_like(x0)
-        x_t = self.teacher.process.diffuse(x0, eps, times.t)
-        if cfg.camera_dropout and torch.rand(()) < cfg.camera_dropout:
-            condition = replace(condition, camera=torch.zeros_like(condition.camera))
-        x0_fake, _ = self.networks.fake(x_t, times.t, condition.fake_text, condition.camera)
-        if self.fake_train_scale != 1.0:
-            reference = self.networks.fake_reference(x_t, times.t, condition)
-            x0_fake = classifier_free(x0_fake, reference, self.fake_train_scale)
-        return denoising_loss(x0_fake, x0, times.alpha, times.sigma, self.networks.fake.weighting).mean()
-
-    def _discriminator_loss(self, latents: Tensor, real: Tensor, condition: Condition) -> Tensor:
-        """Cross-entropy of diffused teacher samples against diffused renderings at the same noise levels (Eq. A.49)."""
-        x0 = torch.cat([real, latents])
-        times = self.sampler.sample(self.teacher.process, len(latents), device=x0.device)
-        t = torch.cat([times.t] * 2)
-        x_t = self.teacher.process.diffuse(x0, torch.randn_like(x0), t)
-        both = condition.map(lambda part: torch.cat([part] * 2))
-        logit = self.networks.logit(x_t, t, both, encoder_gradient=self.blocks.discriminator.train_backbone)
-        return discriminator_loss(*logit.chunk(2)).mean()
-
-    def _gradient(self, latents: Tensor, condition: Condition) -> tuple[Tensor, dict[str, Tensor]]:
-        """The method's gradient in the latents [B, C, h, w], and diagnostics."""
+    def _gradient(
+        self, latents: Tensor, condition: Condition, record: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor], SharedPass | None]:
+        """The method's gradient in the latents [B, C, h, w], diagnostics, and with `record` the pass itself."""
         method = self.current
         estimator = self.ratio_warmup.in_force(method.objective, self.step)
         ratio_ready = not self.in_warmup and self.ratio_warmup.factor(self.step) > 0
@@ -317,10 +296,9 @@ class UniInstructGuidance(BaseModule):
         every = self.blocks.discriminator.calibrate_every
         calibrate = with_ratio and bool(every) and self.step % every == 0
         x0 = latents.clone().requires_grad_(True)
-        times = self.sampler.sample(self.teacher.process, len(x0), device=x0.device, boundary=estimator.boundary_share)
-        eps = torch.randn_like(x0)
         with torch.enable_grad():
-            x_t = self.teacher.process.diffuse(x0, eps, times.t)
+            at = noised(self.teacher.process, x0, self.sampler, estimator.boundary_share)
+            x_t, times = at.x_t, at.times
             answer = self.networks.answer(
                 x_t,
                 times.t,
@@ -332,6 +310,8 @@ class UniInstructGuidance(BaseModule):
                 with_jacobian=estimator.needs_jacobian,
                 with_logit_gradient=gan_weight > 0 or calibrate,
                 use_fake=method.learns_fake_score,
+                record=record,
+                record_reference=record and self.learning.train_scale != 1.0,
             )
             out = objective(
                 estimator,
@@ -358,7 +338,8 @@ class UniInstructGuidance(BaseModule):
             total = out.loss.sum()
             if gan_weight:
                 total = total + gan_weight * (generator_loss(answer.logit) * out.valid).sum()
-            (grad,) = torch.autograd.grad(total, x0)
+            # of x0 alone: what learns has its own losses, though a shared pass keeps the graph to its weights
+            (grad,) = torch.autograd.grad(total, x0, retain_graph=record)
         fake = None if answer.x0_fake is None else answer.x0_fake.detach()
         self.last_answer = LastAnswer(answer.x0_teacher.detach(), fake, times.alpha, times.sigma)
         # a network may also answer NaN on the way back alone
@@ -370,7 +351,8 @@ class UniInstructGuidance(BaseModule):
         if answer.logit is not None:
             log["logit_mean"] = answer.logit.detach().mean()
         grad = (self.warmup_scale if self.in_warmup else self.gradient_scale)(grad)
-        return (grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)), log
+        grad = grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)
+        return grad, log, SharedPass(at, answer.learned) if record else None
 
     def _warn_once(self, line: str | None) -> None:
         if line and not self._warned:

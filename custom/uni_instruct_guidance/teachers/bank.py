@@ -61,9 +61,17 @@ class TeacherBank:
         """Consecutive parts of the bank, one file each."""
         return Share(0, self.count, self.count).micro(self.batch)
 
-    def make(self, rank: int = 0, world: int = 1, device: torch.device | str = "cpu", quiet: bool = False) -> None:
-        """Compute this process's shards that are not on disk yet."""
-        missing = [(i, s) for i, s in enumerate(self.shards()) if i % world == rank and not self._path(i).is_file()]
+    def make(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        quiet: bool = False,
+        first: int | None = None,
+    ) -> None:
+        """Compute this process's shards that are not on disk yet, of all or of the `first` ones."""
+        wanted = list(enumerate(self.shards()))[:first]
+        missing = [(i, s) for i, s in wanted if i % world == rank and not self._path(i).is_file()]
         hidden = quiet or rank > 0 or not missing
         interval = 0.1 if sys.stderr.isatty() else 10.0  # in a log file every drawing of the bar is a line
         for index, shard in tqdm(
@@ -72,14 +80,14 @@ class TeacherBank:
             samples = self._solve(shard, torch.device(device))
             atomically(self._path(index), partial(save_file, samples))
 
-    def load(self) -> TeacherBank:
-        """Read all shards into memory.
+    def load(self, first: int | None = None) -> TeacherBank:
+        """Read all shards, or the `first` ones, into memory.
 
         Raises:
             UserError: a file that is damaged.
         """
         try:
-            parts = [load_file(self._path(i)) for i in range(len(self.shards()))]
+            parts = [load_file(self._path(i)) for i in range(len(self.shards()))[:first]]
         except (OSError, SafetensorError) as error:
             raise UserError(f"bank.path: samples in {self.folder} cannot be read ({error}); remove them") from error
         self.noise, self.x0, self.rows = (torch.cat([p[key] for p in parts]) for key in ("noise", "x0", "labels"))

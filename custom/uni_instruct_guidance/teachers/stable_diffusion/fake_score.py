@@ -47,6 +47,9 @@ class FakeScoreConfig:
     weighting: of its loss over noise levels, a row of the core's denoising weights; auto: its own parameterisation's
         mean squared error.
     base: model that it starts from, a folder or hub id (None: the teacher).
+    shared_pass: whether the evaluation that the objective asks for also trains it and the discriminator's student half:
+        never (passes of their own; its loss at every noise level) | always (at the objective's noise levels alone) |
+        mixed (every second step). With `batch` > 1 the further levels have passes of their own.
     """
 
     rank: int = 4
@@ -63,6 +66,7 @@ class FakeScoreConfig:
     camera_dropout: float = 0.0
     weighting: str = "epsilon"
     base: str | None = None
+    shared_pass: str = "never"
 
 
 # init -> (peft's init_lora_weights, whether the camera's last layer starts at zero).

@@ -45,12 +45,29 @@ class Condition:
 
 
 @dataclass
+class Learned:
+    """What the learned networks' own losses need of a pass that the objective asked for.
+
+    Attributes:
+        x0_fake: [B, C, h, w] with the graph to the fake score's weights, before any guidance of its own.
+        x0_reference: what that guidance is measured against (None: not asked for).
+        features: of the discriminator's backbone, as they are in that graph.
+    """
+
+    x0_fake: Tensor
+    x0_reference: Tensor | None
+    features: dict[str, Tensor]
+
+
+@dataclass
 class Answer:
-    """x0_teacher, x0_fake [B, C, h, w] (fake None: conditional score) and the discriminator's logit [B] or None."""
+    """x0_teacher, x0_fake [B, C, h, w] (fake None: conditional score), the discriminator's logit [B] or None, and with
+    `record` what the learned networks' losses need of the same pass."""
 
     x0_teacher: Tensor
     x0_fake: Tensor | None
     logit: Tensor | None
+    learned: Learned | None = None
 
 
 class Networks(nn.Module):
@@ -104,29 +121,42 @@ class Networks(nn.Module):
         with_jacobian: bool,
         with_logit_gradient: bool,
         use_fake: bool = True,
+        record: bool = False,
+        record_reference: bool = False,
     ) -> Answer:
         """One pass of each network. Gradients to x_t flow through the scores if `with_jacobian`, and through the logit
-        if `with_logit_gradient`; what needs none runs without autograd."""
-        names = list(self.head_cfg.features) if with_logit else []
-        backbone = self.head_cfg.backbone
-        logit = None
-        with _grad(with_jacobian or (with_logit_gradient and backbone == "teacher")):
+        if `with_logit_gradient`; what needs none runs without autograd. With `record` the fake score's pass also keeps
+        the graph to its weights (`Answer.learned`), with `record_reference` that of its guidance's reference too."""
+        wanted = with_logit or (record and self.head is not None)
+        names = list(self.head_cfg.features) if wanted else []
+        of_fake = self.head_cfg.backbone == "fake"
+        ask_fake = self.fake is not None and (use_fake or record)
+        with _grad(with_jacobian or (with_logit_gradient and not of_fake)):
             x0_teacher, features = self._ask_teacher(
-                x_t, t, condition, guidance_scale, guidance_rescale, names if backbone == "teacher" else []
+                x_t, t, condition, guidance_scale, guidance_rescale, [] if of_fake else names
             )
-        if names and backbone == "teacher":
-            logit = self.head(features)
-        x0_fake = None
-        if use_fake and self.fake is not None:
-            with _grad(with_jacobian or (with_logit_gradient and backbone == "fake")):
-                x0_fake, features = self._ask_fake(
-                    x_t, t, condition, fake_guidance_scale, names if backbone == "fake" else []
-                )
-            if names and backbone == "fake":
-                logit = self.head(features)
-        elif names and backbone == "fake":
+        x0_fake = learned = None
+        if ask_fake:
+            to_x_t = with_jacobian or (with_logit_gradient and of_fake)
+            seen = x_t if to_x_t else x_t.detach()
+            with _grad(to_x_t or record):
+                x0_own, own = self.fake(seen, t, condition.fake_text, condition.fake_camera, names if of_fake else [])
+            features = own if of_fake else features
+            guided = use_fake and fake_guidance_scale != 1.0
+            reference = None
+            if guided or record_reference:
+                with _grad(with_jacobian or record_reference):
+                    reference = self.fake_reference(seen, t, condition)
+            if use_fake:
+                x0_fake = classifier_free(x0_own, reference, fake_guidance_scale) if guided else x0_own
+                x0_fake = x0_fake if with_jacobian else x0_fake.detach()
+            learned = Learned(x0_own, reference, features) if record else None
+        logit = None
+        if with_logit and of_fake and not ask_fake:
             logit = self.logit(x_t, t, condition, encoder_gradient=with_logit_gradient)
-        return Answer(x0_teacher, x0_fake, logit)
+        elif with_logit:
+            logit = self.head(features)
+        return Answer(x0_teacher, x0_fake, logit, learned)
 
     def _ask_teacher(self, x_t, t, condition, scale, rescale, names) -> tuple[Tensor, dict[str, Tensor]]:
         texts = [condition.text]
@@ -149,12 +179,6 @@ class Networks(nn.Module):
         if rescale:
             x0 = rescale_guidance(x0, cond, rescale)
         return x0, {name: feature[:n] for name, feature in features.items()}
-
-    def _ask_fake(self, x_t, t, condition, scale, names) -> tuple[Tensor, dict[str, Tensor]]:
-        x0, features = self.fake(x_t, t, condition.fake_text, condition.fake_camera, names)
-        if scale != 1.0:
-            x0 = classifier_free(x0, self.fake_reference(x_t, t, condition), scale)
-        return x0, features
 
     def fake_reference(self, x_t, t, condition: Condition) -> Float[Tensor, "B C h w"]:
         """What the fake score's own guidance is measured against: the empty prompt's answer, or no camera's."""

@@ -1,0 +1,151 @@
+"""What trains fake score and discriminator in a step of Algorithm 2: by passes of their own, or by the objective's.
+
+The objective asks the fake score at (x_t, t) for its answer there. The same evaluation, kept with the graph to the fake
+score's weights, also holds its denoising loss at (x_t, t) and the features for the discriminator's student half. Both
+are taken at the weights of before the step's update, as with passes of their own; the objective sees the answer only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..core import TimeSampler, classifier_free
+from ..core.errors import choose
+from ..core.fake_score import denoising_loss
+from ..core.process import NoiseProcess
+from ..core.ratio import discriminator_loss
+from ..core.timesteps import TimeSample
+from ..teachers.stable_diffusion.networks import Condition, Learned, Networks
+
+# fake_score.shared_pass -> whether the losses of this step are read off the objective's pass.
+SHARED_PASSES = {
+    "never": lambda step: False,
+    "always": lambda step: True,
+    "mixed": lambda step: step % 2 == 0,
+}
+# Passes of its own train the fake score at every noise level, whatever the objective visits.
+ALL_LEVELS = TimeSampler("uniform_t", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Noised:
+    """x_t = α x_0 + σ ε of a batch; `x_0` is the leaf whose gradient is asked for."""
+
+    x0: Tensor
+    x_t: Tensor
+    times: TimeSample
+
+
+@dataclass(frozen=True)
+class SharedPass:
+    """The objective's noisy latents and what the learned networks said there."""
+
+    at: Noised
+    learned: Learned
+
+
+def noised(process: NoiseProcess, x0: Tensor, sampler: TimeSampler, boundary: float | None = None) -> Noised:
+    """Noise level and noise of each sample [B, C, h, w] by the global generator."""
+    times = sampler.sample(process, len(x0), device=x0.device, boundary=boundary)
+    return Noised(x0, process.diffuse(x0, torch.randn_like(x0), times.t), times)
+
+
+class LearningLosses:
+    """Losses of what learns, scalars.
+
+    Args:
+        networks: fake score, discriminator head or both.
+        train_scale: of long-short guidance, set before every step (1: none).
+    """
+
+    def __init__(self, networks: Networks, process: NoiseProcess) -> None:
+        choose("fake_score.shared_pass", networks.fake.cfg.shared_pass if networks.fake else "never", SHARED_PASSES)
+        self.networks, self.process, self.train_scale = networks, process, 1.0
+
+    def shares(self, step: int) -> bool:
+        """Whether the losses of this step are to be read off the objective's pass."""
+        return self.networks.fake is not None and SHARED_PASSES[self.networks.fake.cfg.shared_pass](step)
+
+    def drops_camera(self) -> bool:
+        """By chance: whether this update of the fake score is not told the camera, for which no pass can be shared."""
+        if self.networks.fake is None:
+            return False
+        share = self.networks.fake.cfg.camera_dropout
+        return bool(share) and bool(torch.rand(()) < share)
+
+    def __call__(
+        self,
+        latents: Tensor,
+        real: Tensor | None,
+        condition: Condition,
+        sampler: TimeSampler,
+        drop_camera: bool = False,
+        shared: SharedPass | None = None,
+    ) -> dict[str, Tensor]:
+        """`loss_fake_score` and `loss_discriminator`, those that there are.
+
+        Args:
+            latents: [B, C, h, w] renderings, detached. real: [B, C, h, w] teacher samples, for the discriminator.
+            sampler: noise levels of the objective, which the discriminator learns at.
+            shared: the objective's pass, else both take passes of their own.
+        """
+        losses = {}
+        if self.networks.fake is not None:
+            losses["loss_fake_score"] = self.fake_score(latents, condition, drop_camera, shared)
+        if self.networks.head is not None:
+            losses["loss_discriminator"] = self.discriminator(latents, real, condition, sampler, shared)
+        return losses
+
+    def fake_score(
+        self, latents: Tensor, condition: Condition, drop_camera: bool = False, shared: SharedPass | None = None
+    ) -> Tensor:
+        """Denoising score matching on the renderings: `batch` noise levels each, the shared pass being one of them."""
+        fake = self.networks.fake
+        levels = fake.cfg.batch
+        errors = []
+        if shared is not None:
+            levels -= 1
+            errors.append(self._error(latents, shared.at.times, shared.learned.x0_fake, shared.learned.x0_reference))
+        if levels:
+            x0 = latents.repeat_interleave(levels, 0)
+            told = condition.map(lambda part: part.repeat_interleave(levels, 0))
+            if drop_camera:
+                told = replace(told, camera=torch.zeros_like(told.camera))
+            at = noised(self.process, x0, ALL_LEVELS)
+            x0_fake, _ = fake(at.x_t, at.times.t, told.fake_text, told.fake_camera)
+            guided = self.train_scale != 1.0
+            reference = self.networks.fake_reference(at.x_t, at.times.t, told) if guided else None
+            errors.append(self._error(x0, at.times, x0_fake, reference))
+        return torch.cat(errors).mean()
+
+    def _error(self, x0: Tensor, times: TimeSample, x0_fake: Tensor, reference: Tensor | None) -> Tensor:
+        if self.train_scale != 1.0:
+            x0_fake = classifier_free(x0_fake, reference, self.train_scale)
+        return denoising_loss(x0_fake, x0, times.alpha, times.sigma, self.networks.fake.weighting)
+
+    def discriminator(
+        self,
+        latents: Tensor,
+        real: Tensor,
+        condition: Condition,
+        sampler: TimeSampler,
+        shared: SharedPass | None = None,
+    ) -> Tensor:
+        """Cross-entropy of diffused teacher samples against diffused renderings at the same noise levels (Eq. A.49)."""
+        train_backbone = self.networks.head_cfg.train_backbone
+        at = noised(self.process, latents, sampler) if shared is None else shared.at
+        t = at.times.t
+        noisy_real = self.process.diffuse(real, torch.randn_like(real), t)
+        if shared is None:
+            x_t, both = torch.cat([noisy_real, at.x_t]), condition.map(lambda part: torch.cat([part] * 2))
+            logits = self.networks.logit(x_t, torch.cat([t] * 2), both, encoder_gradient=train_backbone).chunk(2)
+        else:
+            seen = shared.learned.features
+            if not train_backbone:
+                seen = {name: feature.detach() for name, feature in seen.items()}
+            of_real = self.networks.logit(noisy_real, t, condition, encoder_gradient=train_backbone)
+            logits = of_real, self.networks.head(seen)
+        return discriminator_loss(*logits).mean()
