@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,17 @@ def synchronise() -> None:
     """Wait for the device's queue."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def seconds_now() -> float:
+    """A clock: of the GPU's work, else of the processor's own seconds over all threads, which other work on the machine
+    does not lengthen."""
+    synchronise()
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+#: What `seconds_now` counts, for tables.
+CLOCK = "wall clock, queue drained" if torch.cuda.is_available() else "processor seconds, all threads"
 
 
 def reset_peak() -> None:
@@ -48,14 +59,14 @@ def peak_gib() -> float:
 class Shares:
     """Seconds by label: whatever runs between two switches belongs to the label of the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._label, self._since = "other", time.perf_counter()
+        self._clock, self._label, self._since = clock, "other", clock()
 
     def switch(self, label: str) -> str:
         """From now on `label`; returns what it was."""
         synchronise()
-        now = time.perf_counter()
+        now = self._clock()
         self.seconds[self._label] += now - self._since
         before, self._label, self._since = self._label, label, now
         return before

@@ -12,6 +12,7 @@ Target: Uni-Instruct at most 1.05 x SiDA, since both need the same passes.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -21,8 +22,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from ..command import COUNT, device
-from ._harness import Shares
-from ._harness import synchronise as _synchronise
+from ._harness import Shares, peak_gib, reset_peak, synchronise
 
 # name -> method block of the configuration; beside Uni-Instruct's divergences the rows as they are.
 CASES = {
@@ -59,16 +59,17 @@ class Clock(Callback):
         self.seconds: list[float] = []
 
     def on_train_batch_start(self, trainer, module, *_) -> None:
-        _synchronise()
+        synchronise()
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        _synchronise()
+        synchronise()
         if batch_idx > 0:
             self.seconds.append(time.perf_counter() - self._start)
 
 
-def _module(args: argparse.Namespace, name: str, network, folder: str):
+def build(args: argparse.Namespace, name: str, network, folder: str):
+    """The trainer of one case on a network, random images as its data."""
     from uni_instruct_guidance.distill2d.config import DistillConfig, WarmupConfig
     from uni_instruct_guidance.distill2d.data import ArrayData
     from uni_instruct_guidance.distill2d.fit import compile_networks
@@ -93,7 +94,7 @@ def _module(args: argparse.Namespace, name: str, network, folder: str):
     return module
 
 
-def _burst(module, steps: int, *callbacks: Callback) -> None:
+def burst(module, steps: int, *callbacks: Callback) -> None:
     """A few training steps of Lightning's loop, then everything off the device."""
     from uni_instruct_guidance.distill2d.fit import build_trainer
 
@@ -103,7 +104,7 @@ def _burst(module, steps: int, *callbacks: Callback) -> None:
     module.teacher.to("cpu")
 
 
-def _shares(module) -> dict[str, float]:
+def shares_of(module) -> dict[str, float]:
     """Shares of time of two steps, every network's calls and backward passes counted."""
     shares = Shares()
     networks = {"student": module.student, "teacher": module.teacher.network, "fake score": module.fake}
@@ -124,8 +125,21 @@ def _shares(module) -> dict[str, float]:
             shares.switch("other")
 
     first = module.done_steps + 1
-    _burst(module, 3, Bounds())
+    burst(module, 3, Bounds())
     return shares.percent()
+
+
+def one_of_several(args: argparse.Namespace, network, rank: int, count: int, port: int, results) -> None:
+    """A few steps of Uni-Instruct as process `rank` of `count`, told so as torchrun tells it; puts (seconds per step,
+    peak GiB) into `results`."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0,
+               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "benchmark"}  # fmt: skip
+    os.environ.update({name: str(value) for name, value in numbers.items()})
+    reset_peak()
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        burst(build(args, "uni_instruct rkl", network, folder), args.steps + 1, clock)
+    results.put((statistics.median(clock.seconds), peak_gib()))
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -139,18 +153,18 @@ def run(args: argparse.Namespace) -> dict:
     seconds: dict[str, list[float]] = {name: [] for name in args.methods}
     peak = dict.fromkeys(args.methods, 0)
     with tempfile.TemporaryDirectory() as folder:
-        modules = {name: _module(args, name, network, folder) for name in args.methods}
+        modules = {name: build(args, name, network, folder) for name in args.methods}
         for round_ in range(args.rounds + 1):  # the first settles caches and compiles
             for name, module in modules.items():
                 clock = Clock()
                 if on_gpu:
                     torch.cuda.reset_peak_memory_stats()
-                _burst(module, args.steps + 1, clock)
+                burst(module, args.steps + 1, clock)
                 if round_:
                     seconds[name] += clock.seconds
                 if on_gpu:
                     peak[name] = max(peak[name], torch.cuda.max_memory_allocated())
-        shares = {name: _shares(module) for name, module in modules.items()}
+        shares = {name: shares_of(module) for name, module in modules.items()}
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     figures: dict = {

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections import defaultdict
 
 from ..command import COUNT, INDEX
-from ._harness import Scene, Shares, project_config, step, synchronise, watch
+from ._harness import CLOCK, Scene, Shares, project_config, seconds_now, step, watch
 
 
 def _uni(divergence: str, jacobian: str, gan: bool = True, shared_pass: str = "always") -> dict:
@@ -70,14 +69,13 @@ def run(args: argparse.Namespace) -> dict:
     for _ in range(args.rounds):
         batch = scene.next_batch()
         for name in names:
-            synchronise()
-            start = time.perf_counter()
+            start = seconds_now()
             step(scene, guidances[name], batch, optimizers[name])
-            synchronise()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(seconds_now() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = {name: round(value / medians[YARDSTICK], 3) for name, value in medians.items()}
     return {
+        "clock": CLOCK,
         "seconds_per_step": {name: round(value, 4) for name, value in medians.items()},
         f"ratio_to_{YARDSTICK.replace(' ', '_')}": ratios,
         "targets_met": _targets(ratios),
@@ -102,7 +100,7 @@ def _targets(ratios: dict[str, float]) -> dict[str, bool]:
 
 def _shares(scene: Scene, guidance, optimizer, steps: int = 3) -> dict[str, float]:
     """Percent of a step by what it does, forwards and backwards; clocked steps after the timed ones."""
-    shares, forward = Shares(), scene.system.forward
+    shares, forward = Shares(seconds_now), scene.system.forward
     watch(shares, scene, guidance)
     shares.switch("other")
     shares.seconds.clear()
@@ -126,12 +124,10 @@ def _renderer_ratio(scene: Scene, rounds: int) -> dict[str, float]:
         for name, (binaries, prune) in settings.items():
             grid.binaries.copy_(binaries)
             renderer.cfg.grid_prune = prune
-            synchronise()
-            start = time.perf_counter()
+            start = seconds_now()
             out = system(batch)
             (out["comp_rgb"].mean() + out["opacity"].mean()).backward()
-            synchronise()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(seconds_now() - start)
     grid.binaries.copy_(trained)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
