@@ -106,6 +106,28 @@ def test_lora_state_holds_only_what_is_learned_and_restores(teacher):
     torch.testing.assert_close(other(x_t, t, text, labels)[0], fake(x_t, t, text, labels)[0])
 
 
+def test_lora_in_half_precision_changes_no_input_to_float32_and_back(tiny_teacher):
+    """The very same numbers as peft's own way, which copies every input of a LoRA layer twice."""
+    teacher = Teacher.load(str(tiny_teacher), CPU, dtype=torch.bfloat16)
+    fake = FakeScore(teacher, "lora", FakeScoreConfig(targets=["attention", "conv"], camera_condition="none"))
+    layers = [layer for layer in fake.unet.modules() if hasattr(layer, "lora_A")]
+    torch.manual_seed(0)
+    for parameter in fake.parameters():
+        parameter.data.normal_(std=0.1)
+    x_t, t, text = inputs(teacher)
+    found = []
+    assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
+    for cast in (False, True):
+        for layer in layers:
+            layer.cast_input_dtype_enabled = cast
+        fake.zero_grad()
+        x0, _ = fake(x_t, t, text)
+        x0.square().mean().backward()
+        found.append([x0.detach(), *(parameter.grad.clone() for parameter in fake.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    assert all(parameter.dtype == torch.float32 for parameter in fake.parameters())
+
+
 def test_fake_score_refuses_unknown_words(teacher):
     with pytest.raises(ValueError, match="kind 'adapter'.*lora"):
         FakeScore(teacher, "adapter", FakeScoreConfig())

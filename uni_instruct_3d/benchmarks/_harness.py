@@ -132,6 +132,7 @@ class Scene:
         """From a configuration's YAML file with ``key=value`` on top."""
         import threestudio
         import uni_instruct_guidance.guidance
+        import uni_instruct_guidance.models
         import uni_instruct_guidance.systems  # noqa: F401
         from threestudio.utils.config import load_config
 

@@ -207,6 +207,10 @@ def _build_lora(teacher: Teacher, cfg: FakeScoreConfig) -> tuple[nn.Module, nn.M
     endings = [ending for group in cfg.targets for ending in LORA_TARGETS[group]]
     adapter = LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=endings, init_lora_weights=INITS[cfg.init][0])
     unet = inject_adapter_in_model(adapter, unet)
+    for layer in unet.modules():
+        if hasattr(layer, "lora_A"):
+            # under autocast peft's way to LoRA's float32 ends in half precision again: two copies for the same numbers
+            layer.cast_input_dtype_enabled = False
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_("lora_" in name)
         if parameter.requires_grad:
