@@ -258,6 +258,16 @@ def test_memory_knobs_leave_the_gradients(knob, build):
         assert change < 1e-4 and (same_learned - learned).norm() < 1e-4 * learned.norm()
 
 
+def test_attention_over_groups_of_views_is_not_sliced():
+    from types import SimpleNamespace
+
+    from uni_instruct_guidance.teachers.stable_diffusion.memory import MemoryConfig, save_memory
+
+    teacher = SimpleNamespace(name="groups", n_views=4, unet=None, vae=None)
+    with pytest.raises(ValueError, match=r"attention_slicing=true: the teacher 'groups' attends over 4 views"):
+        save_memory(MemoryConfig(attention_slicing=True), teacher, None)
+
+
 def test_bank_is_kept_refreshed_and_reproduced(build, tmp_path):
     guidance = build(divergence="fkl", bank={"size": 3, "refresh_every": 10})
     run(guidance)

@@ -191,14 +191,14 @@ def _teacher(job: dict):
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
     from uni_instruct_guidance.core.process import DiscreteVP
-    from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher, use_plain_attention
+    from uni_instruct_guidance.teachers.stable_diffusion.multi_view import attend
+    from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
 
     where, dtype = torch.device(job["device"]), DTYPES[job["dtype"]]
     unet_shape, vae_shape = (SMALL_UNET, SMALL_VAE) if job["quick"] else (UNET, VAE)
     unet = random_weights(lambda: UNet2DConditionModel(**unet_shape), dtype, where)
     vae = random_weights(lambda: AutoencoderKL(**vae_shape), dtype, where)
-    if where.type == "cpu":
-        use_plain_attention(unet)
+    attend(unet)
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
     )

@@ -103,8 +103,7 @@ class UniInstructGuidance(BaseModule):
             self.method.needs_discriminator,
             self.blocks.discriminator,
         )
-        unets = [self.teacher.unet, *([] if self.networks.fake is None else [self.networks.fake.unet])]
-        save_memory(self.blocks.memory, unets, self.teacher.vae, self.teacher.image_size)
+        save_memory(self.blocks.memory, self.teacher, None if self.networks.fake is None else self.networks.fake.unet)
         self.learning = LearningLosses(self.networks, self.teacher.process)
         self.reward = build_reward(self.cfg.reward_type, self.cfg.reward)
         if self.reward is None and any(row.auxiliary.get("reward") for row in self._rows()):

@@ -18,7 +18,8 @@ class FiniteSteps:
         if parent is not None:
             parent(optimizer)
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if all(bool(torch.isfinite(grad).all()) for grad in grads):
+        # the largest entry of all, so that the host waits for the device once and not for every parameter
+        if not grads or bool(torch.isfinite(torch.nn.utils.get_total_norm(grads, float("inf")))):
             self.skipped_in_a_row = 0
             return
         optimizer.zero_grad(set_to_none=True)  # Adam leaves parameters without a gradient as they are

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .teacher import Teacher
+
 
 @dataclass
 class MemoryConfig:
@@ -23,8 +25,18 @@ class MemoryConfig:
     vae_tiling: bool = False
 
 
-def save_memory(cfg: MemoryConfig, unets: list[nn.Module], vae: nn.Module, image_size: int) -> None:
-    """Turn the knobs of networks that are built already; `image_size` [pixels] is the side of what the VAE encodes."""
+def save_memory(cfg: MemoryConfig, teacher: Teacher, fake: nn.Module | None) -> None:
+    """Turn the knobs of networks that are built already; `fake`: the fake score's U-Net.
+
+    Raises:
+        ValueError: slices of the attention of a multi-view teacher, which goes over groups of rows.
+    """
+    unets, vae = [teacher.unet, *([] if fake is None else [fake])], teacher.vae
+    if cfg.attention_slicing and teacher.n_views > 1:
+        raise ValueError(
+            f"memory.attention_slicing=true: the teacher {teacher.name!r} attends over {teacher.n_views} views "
+            "together, in no slices; set it to false"
+        )
     if cfg.gradient_checkpointing:
         for network in (*unets, vae):
             network.enable_gradient_checkpointing()
@@ -33,6 +45,6 @@ def save_memory(cfg: MemoryConfig, unets: list[nn.Module], vae: nn.Module, image
             unet.set_attention_slice("auto")
     if cfg.vae_tiling:
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        side = max(image_size // 2 // factor, 1) * factor
+        side = max(teacher.image_size // 2 // factor, 1) * factor
         vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // factor
         vae.enable_tiling()
