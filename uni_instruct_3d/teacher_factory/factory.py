@@ -243,7 +243,8 @@ class Factory:
                 atomic_save(latents, path)
 
     def _orbit_renders(self) -> data.Renders:
-        return data.load(self.work / "orbits", cutout=self._foreign_world is None or self.preset.data.style == "cutout")
+        config, cutout = self.preset.multi_view, self._foreign_world is None or self.preset.data.style == "cutout"
+        return data.load(self.work / "orbits", config.groups * config.views, cutout=cutout)
 
     def _orbit_latents(self, copy: int) -> Path:
         return self.work / f"orbit_latents_{copy}.pt"
