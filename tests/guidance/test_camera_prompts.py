@@ -8,6 +8,7 @@ from prompt_stub import StubPrompts, cameras
 
 import threestudio  # noqa: F401 - the host comes first: the extension registers all of its names with it
 from uni_instruct_guidance.core.camera_words import AZIMUTHS, ELEVATIONS, camera_bins, with_camera
+from uni_instruct_guidance.core.files import PROJECT
 from uni_instruct_guidance.guidance.camera_prompts import UniInstructPromptProcessor
 from uni_instruct_guidance.guidance.prompts import STOCK_DIRECTIONS, direction_indices, direction_texts
 
@@ -103,6 +104,14 @@ def test_changed_cameras_are_read_anew(prompts):
 def test_without_camera_words_it_is_the_stock_processor(prompts):
     output = prompts(camera_words=False)
     assert [direction.name for direction in output.directions] == list(STOCK_DIRECTIONS)
+
+
+def test_a_teacher_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"prompt": "a red mug", "spawn": False, "camera_words": False}
+    processor = WordyProcessor({**given, "pretrained_model_name_or_path": "load/teachers/shapes"})
+    assert processor.cfg.pretrained_model_name_or_path == str(PROJECT / "load" / "teachers" / "shapes")
+    assert WordyProcessor({**given, "pretrained_model_name_or_path": "a/b"}).cfg.pretrained_model_name_or_path == "a/b"
 
 
 def test_perp_neg_and_camera_words_exclude_each_other(prompts):

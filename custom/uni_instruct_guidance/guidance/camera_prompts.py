@@ -18,6 +18,7 @@ from threestudio.models.prompt_processors.base import DirectionConfig
 from threestudio.models.prompt_processors.stable_diffusion_prompt_processor import StableDiffusionPromptProcessor
 
 from ..core.camera_words import AZIMUTHS, ELEVATIONS, camera_bins, with_camera
+from ..core.files import found
 
 
 class _CameraNumbers:
@@ -35,7 +36,11 @@ class _CameraNumbers:
 
 @threestudio.register("uni-instruct-prompt-processor")
 class UniInstructPromptProcessor(StableDiffusionPromptProcessor):
-    """View-dependent prompts for every 15° of azimuth and elevation, for teachers that know the words."""
+    """View-dependent prompts for every 15° of azimuth and elevation, for teachers that know the words.
+
+    The teacher may be a folder of the project, also under the stock systems of threestudio proper, which look for it in
+    the working folder alone.
+    """
 
     @dataclass
     class Config(StableDiffusionPromptProcessor.Config):
@@ -44,6 +49,10 @@ class UniInstructPromptProcessor(StableDiffusionPromptProcessor):
         camera_words: bool = True
 
     cfg: Config
+
+    def configure(self) -> None:
+        self.cfg.pretrained_model_name_or_path = str(found(self.cfg.pretrained_model_name_or_path))
+        super().configure()
 
     def prepare_text_embeddings(self) -> None:
         """Add one direction per camera word to the stock four, then embed them all."""

@@ -68,6 +68,8 @@ class UniInstructMeshExporter(Exporter):
         super().configure(geometry, material, background)
         self.formats = _names(self.cfg.fmt)
         self._host_output: dict[tuple, ExporterOutput] = {}
+        # a shape alone, as Fantasia3D's first run makes it, has nothing that a material could colour
+        self.coloured = bool(geometry.export(points=torch.zeros(1, 3, device=geometry.bbox.device)))
 
     @torch.no_grad()
     def __call__(self) -> list[ExporterOutput]:
@@ -81,6 +83,8 @@ class UniInstructMeshExporter(Exporter):
 
     def _by_host(self, fmt: str, **changes) -> ExporterOutput:
         """What the host's exporter makes of this format, once for the same settings."""
+        if not self.coloured:
+            changes["save_texture"] = False
         key = (fmt, *sorted(changes.items()))
         if key not in self._host_output:
             cfg = {**self.cfg, "fmt": fmt, **changes}

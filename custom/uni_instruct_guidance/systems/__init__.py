@@ -1,5 +1,5 @@
-"""The registered three-stage system, its regularisers and background."""
+"""The registered three-stage system, its regularisers and background, and two baselines."""
 
-from . import backgrounds, uni_instruct
+from . import backgrounds, baselines, uni_instruct
 
-__all__ = ["backgrounds", "uni_instruct"]
+__all__ = ["backgrounds", "baselines", "uni_instruct"]

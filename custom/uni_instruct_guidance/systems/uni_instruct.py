@@ -12,6 +12,7 @@ from threestudio.systems.base import BaseLift3DSystem
 from ..core.errors import require_writable
 from ..teachers.stable_diffusion.checks import check_teacher
 from .finite_steps import FiniteSteps
+from .guided import GuidanceWhileTraining
 from .ranges import check_system
 from .regularisers import REGULARISERS, regularise
 
@@ -20,7 +21,7 @@ STAGES = {"coarse": "comp_rgb", "geometry": "comp_normal", "texture": "comp_rgb"
 
 
 @threestudio.register("uni-instruct-system")
-class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
+class UniInstructSystem(FiniteSteps, GuidanceWhileTraining, BaseLift3DSystem):
     """NeRF (`coarse`), mesh geometry on normals (`geometry`), texture on the fixed mesh (`texture`).
 
     The guidance may be any that follows threestudio's contract: each `loss_X` it returns is weighted by
@@ -57,21 +58,10 @@ class UniInstructSystem(FiniteSteps, BaseLift3DSystem):
         super().configure()
 
     def setup(self, stage: str) -> None:
-        """Guidance and prompts exist only while training: a finished asset renders and exports without its teacher."""
-        if stage != "fit" or getattr(self, "guidance", None) is not None:
-            return
-        self.prompt_processor = threestudio.find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
-        self.prompt_utils = self.prompt_processor()
-        self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
-        if hasattr(self.guidance, "inner_step"):
+        """The guidance may ask for extra updates of what it learns."""
+        super().setup(stage)
+        if hasattr(getattr(self, "guidance", None), "inner_step"):
             self.guidance.inner_step = self._inner_step
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if getattr(self, "guidance", None) is None:
-            state = checkpoint["state_dict"]
-            for key in [key for key in state if key.startswith("guidance.")]:
-                del state[key]
 
     def _inner_step(self, loss: torch.Tensor) -> None:
         """One extra update of what the guidance learns; parameters without a gradient are left alone by Adam."""
