@@ -70,6 +70,14 @@ def tiny_teacher_v(tmp_path_factory) -> Path:
     return make_tiny_teacher(tmp_path_factory.mktemp("teacher") / "tiny-v", prediction_type="v_prediction")
 
 
+@pytest.fixture(scope="session")
+def tiny_multi_view(tiny_teacher, tmp_path_factory) -> Path:
+    """Folder of the same teacher with a U-Net that draws four views at once."""
+    from tiny_multi_view import make_tiny_multi_view
+
+    return make_tiny_multi_view(tiny_teacher, tmp_path_factory.mktemp("teacher") / "tiny-mv")
+
+
 @pytest.fixture
 def predictor_file(tmp_path):
     """Maker of an aesthetic predictor's file: `predictor_file("linearMSE")`."""

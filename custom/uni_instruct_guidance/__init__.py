@@ -6,7 +6,7 @@ Where no threestudio host is running, `import uni_instruct_guidance.core` gives 
 import sys
 
 if "threestudio" in sys.modules:
-    from . import guidance, models, systems
+    from . import data, guidance, models, systems
     from .systems.ranges import check_config
 
-    __all__ = ["check_config", "guidance", "models", "systems"]
+    __all__ = ["check_config", "data", "guidance", "models", "systems"]

@@ -1,4 +1,7 @@
-"""The bank of teacher samples in 3D: the "real" latents of Algorithm 2, per view-dependent prompt, kept on disk."""
+"""The bank of teacher samples in 3D: the "real" latents of Algorithm 2, per view-dependent prompt, kept on disk.
+
+What a multi-view teacher draws is in `group_bank.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.errors import UserError, choose
-from ..core.ranges import check, number, whole
+from ..core.ranges import ascending, check, number, whole
 from ..teachers.bank import TeacherBank
 from ..teachers.contract import Conditions, DiffusionTeacher
 from ..teachers.fingerprint import of_tensors
@@ -21,7 +24,7 @@ from ..teachers.sampling import SOLVERS
 class BankConfig:
     """How teacher samples are made and kept.
 
-    size: samples per view-dependent prompt.
+    size: samples per view-dependent prompt; of a multi-view teacher: groups in all.
     steps, solver: ODE solver calls per sample.
     guidance_scale: classifier-free guidance while sampling (Algorithm 2 uses the teacher's own).
     refresh_every: steps of training after which the bank is drawn anew (0: never).
@@ -29,6 +32,8 @@ class BankConfig:
     batch_size: samples drawn at once, a piece of the bank.
     spread: steps of training over which it is drawn, piece by piece, so that the first one need not wait for all of it;
         until then samples come from the pieces that are there (0: all before the first step).
+    elevation_range: degrees, of a multi-view teacher's groups; give it what data.elevation_range says, so that cameras
+        alone do not tell samples from renderings.
     """
 
     size: int = 16
@@ -39,6 +44,7 @@ class BankConfig:
     seed: int = 0
     batch_size: int = 16
     spread: int = 0
+    elevation_range: tuple[float, float] = (-10, 90)
 
 
 # Numbers of a BankConfig, see core/ranges.py.
@@ -50,6 +56,7 @@ RANGES = {
     "seed": whole(least=0),
     "batch_size": whole(least=1, most=1 << 16),
     "spread": whole(least=0),
+    "elevation_range": ascending(number(least=-90, most=90)),
 }
 
 
@@ -67,25 +74,26 @@ class DirectionTexts(Conditions):
         return self.uncond[rows.to(self.uncond.device)].to(device)
 
 
-class SampleBank:
-    """Latents [n_prompts, up to size, C, h, w] drawn from the teacher once and cached in `folder`.
+class LatentBank:
+    """Latents drawn from the teacher once, piece by piece, and cached in `folder`.
 
     What is there at a step depends on the step alone, not on what an earlier run left in the folder.
 
     Args:
-        teacher: where samples come from.
-        text: conditional embeddings of the n_prompts view-dependent prompts, then their unconditional ones.
-        cfg: see BankConfig.
-        folder: cache folder; a sub-folder per (teacher, prompts, settings, refresh).
+        teacher, conditions: who draws, and what for.
+        owner: row of `conditions` for each sample. together: so many samples make a round, which is drawn whole.
+        cfg: see BankConfig. batch: samples of a piece. identity: whatever else decides the samples.
+        folder: cache folder; a sub-folder per (teacher, conditions, settings, refresh).
     """
 
     def __init__(
-        self, teacher: DiffusionTeacher, text: Float[Tensor, "2*P L D"], cfg: BankConfig, folder: str | Path
-    ) -> None:
+        self, teacher: DiffusionTeacher, conditions: Conditions, owner: Tensor, cfg: BankConfig, folder: str | Path,
+        *, together: int, batch: int, identity: list,
+    ) -> None:  # fmt: skip
         check(RANGES, cfg, "bank.")
         choose("bank.solver", cfg.solver, SOLVERS)
-        self.teacher, self.texts, self.cfg, self.folder = teacher, DirectionTexts(text), cfg, Path(folder)
-        self.identity = [of_tensors({"text": text.float()}), str(teacher.dtype)]
+        self.teacher, self.conditions, self.owner, self.cfg = teacher, conditions, owner, cfg
+        self.folder, self.together, self.batch, self.identity = Path(folder), together, batch, identity
         self.period = self.pieces = -1
         self.bank: TeacherBank | None = None
         self.latents: Tensor | None = None
@@ -100,29 +108,21 @@ class SampleBank:
             self.pieces, self.latents = due, self._read_or_draw(due).to(self.teacher.device)
 
     def _due(self, step: int) -> int:
-        """Pieces that are there at a step of the period; at least one sample of each prompt."""
-        whole, least = len(self.bank.shards()), -(-self.texts.count // self.cfg.batch_size)
+        """Pieces that are there at a step of the period; at least one round."""
+        whole, least = len(self.bank.shards()), -(-self.together // self.batch)
         if step >= self.cfg.spread:
             return whole
         return least + (whole - least) * step // self.cfg.spread
 
-    def draw(
-        self, prompt_index: Int[Tensor, "B"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "B C h w"]:
-        """One random sample of each asked prompt."""
-        which = torch.randint(self.latents.shape[1], prompt_index.shape, generator=generator).to(self.latents.device)
-        return self.latents[prompt_index.to(self.latents.device), which]
-
     def _bank(self, period: int) -> TeacherBank:
-        # one sample of every prompt, then the next of every prompt: the first pieces serve them all
-        cfg, owner = self.cfg, torch.arange(self.texts.count).repeat(self.cfg.size)
+        cfg = self.cfg
         return TeacherBank(
-            self.teacher, self.texts, self.folder, count=len(owner), batch=cfg.batch_size, steps=cfg.steps,
+            self.teacher, self.conditions, self.folder, count=len(self.owner), batch=self.batch, steps=cfg.steps,
             scale=cfg.guidance_scale, seed=cfg.seed * 1_000_003 + period, solver=cfg.solver,
-            rows=lambda share, random: share.of(owner), identity=self.identity,
+            rows=lambda share, random: share.of(self.owner), identity=self.identity,
         )  # fmt: skip
 
-    def _read_or_draw(self, pieces: int) -> Float[Tensor, "P N C h w"]:
+    def _read_or_draw(self, pieces: int) -> Float[Tensor, "rounds together C h w"]:
         quiet = self.cfg.spread > 0  # a bar for every piece would tear the bar of the training
         self.bank.make(device=self.teacher.device, quiet=quiet, first=pieces)
         try:
@@ -131,6 +131,36 @@ class SampleBank:
             self.bank.forget()
             self.bank.make(device=self.teacher.device, quiet=quiet, first=pieces)
             self.bank.load(pieces)
-        prompts = self.texts.count
         samples = self.bank.x0
-        return samples[: len(samples) // prompts * prompts].unflatten(0, (-1, prompts)).transpose(0, 1)
+        return samples[: len(samples) // self.together * self.together].unflatten(0, (-1, self.together))
+
+
+class SampleBank(LatentBank):
+    """Latents [n_prompts, up to size, C, h, w] of single views.
+
+    Args:
+        teacher: where samples come from.
+        text: conditional embeddings of the n_prompts view-dependent prompts, then their unconditional ones.
+        cfg, folder: see LatentBank.
+    """
+
+    def __init__(
+        self, teacher: DiffusionTeacher, text: Float[Tensor, "2*P L D"], cfg: BankConfig, folder: str | Path
+    ) -> None:
+        texts = DirectionTexts(text)
+        # one sample of every prompt, then the next of every prompt: the first pieces serve them all
+        owner = torch.arange(texts.count).repeat(cfg.size)
+        identity = [of_tensors({"text": text.float()}), str(teacher.dtype)]
+        super().__init__(
+            teacher, texts, owner, cfg, folder, together=texts.count, batch=cfg.batch_size, identity=identity
+        )
+
+    def _read_or_draw(self, pieces: int) -> Float[Tensor, "P N C h w"]:
+        return super()._read_or_draw(pieces).transpose(0, 1)
+
+    def draw(
+        self, prompt_index: Int[Tensor, "B"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B C h w"]:
+        """One random sample of each asked prompt."""
+        which = torch.randint(self.latents.shape[1], prompt_index.shape, generator=generator).to(self.latents.device)
+        return self.latents[prompt_index.to(self.latents.device), which]

@@ -7,7 +7,8 @@ are taken at the weights of before the step's update, as with passes of their ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from torch import Tensor
 from ..core import TimeSampler, classifier_free
 from ..core.errors import choose
 from ..core.fake_score import denoising_loss
+from ..core.groups import Groups
 from ..core.process import NoiseProcess
 from ..core.ratio import discriminator_loss
 from ..core.timesteps import TimeSample
 from ..teachers.stable_diffusion.networks import Condition, Learned, Networks
+from .prompts import joined, without_camera
 
 # fake_score.shared_pass -> whether the losses of this step are read off the objective's pass.
 SHARED_PASSES = {
@@ -32,11 +35,17 @@ ALL_LEVELS = TimeSampler("uniform_t", 0.0, 1.0)
 
 @dataclass(frozen=True)
 class Noised:
-    """x_t = α x_0 + σ ε of a batch; `x_0` is the leaf whose gradient is asked for."""
+    """x_t = α x_0 + σ ε of a batch of samples, each a view or a group of views.
+
+    Attributes:
+        x0: [G, n·C, h, w] samples, the leaf whose gradient is asked for; times: their noise levels [G].
+        x_t, t: [B, C, h, w] and [B], the same as rows of single views, which networks take.
+    """
 
     x0: Tensor
-    x_t: Tensor
     times: TimeSample
+    x_t: Tensor
+    t: Tensor
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,21 @@ class SharedPass:
     learned: Learned
 
 
-def noised(process: NoiseProcess, x0: Tensor, sampler: TimeSampler, boundary: float | None = None) -> Noised:
-    """Noise level and noise of each sample [B, C, h, w] by the global generator."""
+class Real(NamedTuple):
+    """Teacher samples [B, C, h, w], and what the teacher was asked for: it need not be what the renderings show."""
+
+    latents: Tensor
+    condition: Condition
+
+
+def noised(
+    process: NoiseProcess, x0: Tensor, sampler: TimeSampler, groups: Groups, boundary: float | None = None
+) -> Noised:
+    """Noise level and noise of each sample [G, n·C, h, w] by the global generator: the views of a group have one level
+    and noise of their own."""
     times = sampler.sample(process, len(x0), device=x0.device, boundary=boundary)
-    return Noised(x0, process.diffuse(x0, torch.randn_like(x0), times.t), times)
+    x_t = process.diffuse(x0, torch.randn_like(x0), times.t)
+    return Noised(x0, times, groups.split(x_t), groups.rows(times.t))
 
 
 class LearningLosses:
@@ -64,6 +84,7 @@ class LearningLosses:
     def __init__(self, networks: Networks, process: NoiseProcess) -> None:
         choose("fake_score.shared_pass", networks.fake.cfg.shared_pass if networks.fake else "never", SHARED_PASSES)
         self.networks, self.process, self.train_scale = networks, process, 1.0
+        self.groups = Groups(networks.teacher.n_views)
 
     def shares(self, step: int) -> bool:
         """Whether the losses of this step are to be read off the objective's pass."""
@@ -79,7 +100,7 @@ class LearningLosses:
     def __call__(
         self,
         latents: Tensor,
-        real: Tensor | None,
+        real: Real | None,
         condition: Condition,
         sampler: TimeSampler,
         drop_camera: bool = False,
@@ -88,7 +109,7 @@ class LearningLosses:
         """`loss_fake_score` and `loss_discriminator`, those that there are.
 
         Args:
-            latents: [B, C, h, w] renderings, detached. real: [B, C, h, w] teacher samples, for the discriminator.
+            latents: [B, C, h, w] renderings, detached. real: for the discriminator.
             sampler: noise levels of the objective, which the discriminator learns at.
             shared: the objective's pass, else both take passes of their own.
         """
@@ -103,49 +124,51 @@ class LearningLosses:
         self, latents: Tensor, condition: Condition, drop_camera: bool = False, shared: SharedPass | None = None
     ) -> Tensor:
         """Denoising score matching on the renderings: `batch` noise levels each, the shared pass being one of them."""
-        fake = self.networks.fake
-        levels = fake.cfg.batch
+        fake, groups = self.networks.fake, self.groups
+        levels, x0 = fake.cfg.batch, groups.fold(latents)
         errors = []
         if shared is not None:
             levels -= 1
-            errors.append(self._error(latents, shared.at.times, shared.learned.x0_fake, shared.learned.x0_reference))
+            errors.append(self._error(x0, shared.at.times, shared.learned.x0_fake, shared.learned.x0_reference))
         if levels:
-            x0 = latents.repeat_interleave(levels, 0)
-            told = condition.map(lambda part: part.repeat_interleave(levels, 0))
+            x0 = x0.repeat_interleave(levels, 0)
+            told = condition.map(lambda part: groups.repeat(part, levels))
             if drop_camera:
-                told = replace(told, camera=torch.zeros_like(told.camera))
-            at = noised(self.process, x0, ALL_LEVELS)
-            x0_fake, _ = fake(at.x_t, at.times.t, told.fake_text, told.fake_camera)
+                told = without_camera(told)
+            at = noised(self.process, x0, ALL_LEVELS, groups)
+            x0_fake, _ = fake(at.x_t, at.t, told.fake_text, told.fake_camera)
             guided = self.train_scale != 1.0
-            reference = self.networks.fake_reference(at.x_t, at.times.t, told) if guided else None
+            reference = self.networks.fake_reference(at.x_t, at.t, told) if guided else None
             errors.append(self._error(x0, at.times, x0_fake, reference))
         return torch.cat(errors).mean()
 
     def _error(self, x0: Tensor, times: TimeSample, x0_fake: Tensor, reference: Tensor | None) -> Tensor:
+        """Of samples x0 [G, n·C, h, w]; networks answered in rows."""
         if self.train_scale != 1.0:
             x0_fake = classifier_free(x0_fake, reference, self.train_scale)
+        x0_fake = self.groups.fold(x0_fake)
         return denoising_loss(x0_fake, x0, times.alpha, times.sigma, self.networks.fake.weighting)
 
     def discriminator(
         self,
         latents: Tensor,
-        real: Tensor,
+        real: Real,
         condition: Condition,
         sampler: TimeSampler,
         shared: SharedPass | None = None,
     ) -> Tensor:
         """Cross-entropy of diffused teacher samples against diffused renderings at the same noise levels (Eq. A.49)."""
-        train_backbone = self.networks.head_cfg.train_backbone
-        at = noised(self.process, latents, sampler) if shared is None else shared.at
-        t = at.times.t
-        noisy_real = self.process.diffuse(real, torch.randn_like(real), t)
+        train_backbone, groups = self.networks.head_cfg.train_backbone, self.groups
+        at = noised(self.process, groups.fold(latents), sampler, groups) if shared is None else shared.at
+        clean = groups.fold(real.latents)
+        noisy_real = groups.split(self.process.diffuse(clean, torch.randn_like(clean), at.times.t))
         if shared is None:
-            x_t, both = torch.cat([noisy_real, at.x_t]), condition.map(lambda part: torch.cat([part] * 2))
-            logits = self.networks.logit(x_t, torch.cat([t] * 2), both, encoder_gradient=train_backbone).chunk(2)
+            x_t, both = torch.cat([noisy_real, at.x_t]), joined(real.condition, condition)
+            logits = self.networks.logit(x_t, torch.cat([at.t] * 2), both, encoder_gradient=train_backbone).chunk(2)
         else:
             seen = shared.learned.features
             if not train_backbone:
                 seen = {name: feature.detach() for name, feature in seen.items()}
-            of_real = self.networks.logit(noisy_real, t, condition, encoder_gradient=train_backbone)
+            of_real = self.networks.logit(noisy_real, at.t, real.condition, encoder_gradient=train_backbone)
             logits = of_real, self.networks.head(seen)
-        return discriminator_loss(*logits).mean()
+        return discriminator_loss(*map(groups.mean, logits)).mean()

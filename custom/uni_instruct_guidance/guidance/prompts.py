@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,11 +21,13 @@ def condition_of(
     view_dependent: bool,
     fake_view_dependent: bool,
     camera: Tensor | None,
+    view: Tensor | None = None,
     perp_neg: bool = True,
 ) -> Condition:
     """Texts for teacher and fake score at these cameras; threestudio puts the conditional half first.
 
     Args:
+        camera: what the fake score is told of the camera. view: what a multi-view teacher is told.
         perp_neg: use the perpendicular negative prompts where the prompts have them.
     """
 
@@ -36,13 +40,27 @@ def condition_of(
     text, uncond = texts(view_dependent)
     fake_text, fake_uncond = (text, uncond) if fake_view_dependent == view_dependent else texts(fake_view_dependent)
     if not (perp_neg and prompt_utils.use_perp_neg):
-        return Condition(text, uncond, fake_text, fake_uncond, camera)
+        return Condition(text, uncond, fake_text, fake_uncond, camera, view=view)
     rows, weights = prompt_utils.get_text_embeddings_perp_neg(
         cameras["elevation"], cameras["azimuth"], cameras["camera_distances"], view_dependent
     )
     batch = len(weights)
     text, uncond, negatives = rows.split([batch, batch, 2 * batch])
-    return Condition(text, uncond, fake_text, fake_uncond, camera, negatives.unflatten(0, (batch, 2)), weights)
+    negatives = negatives.unflatten(0, (batch, 2))
+    return Condition(text, uncond, fake_text, fake_uncond, camera, negatives, weights, view)
+
+
+def joined(first: Condition, second: Condition) -> Condition:
+    """Both one after the other: texts and cameras. Negative prompts, which guide a teacher's answer, are left out."""
+    parts = ("text", "uncond", "fake_text", "fake_uncond", "camera", "view")
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in parts}
+    return Condition(**{name: None if pair[0] is None else torch.cat(pair) for name, pair in pairs.items()})
+
+
+def without_camera(condition: Condition) -> Condition:
+    """The same, nobody told where the camera stands: all zeros."""
+    told = {name: getattr(condition, name) for name in ("camera", "view")}
+    return replace(condition, **{name: torch.zeros_like(x) for name, x in told.items() if x is not None})
 
 
 def direction_texts(prompt_utils, view_dependent: bool) -> Float[Tensor, "2*P L D"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -26,19 +27,23 @@ from ..core import (
     poor_calibration,
 )
 from ..core.errors import UserError, require_writable
+from ..core.groups import Groups
 from ..core.ranges import check
 from ..core.ratio import RatioWarmup, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
 from ..teachers.sampling import solve_discrete
 from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.memory import save_memory
+from ..teachers.stable_diffusion.multi_view import camera_matrix
 from ..teachers.stable_diffusion.networks import Condition, Networks
 from ..teachers.stable_diffusion.teacher import Teacher, resized
 from .bank import SampleBank
 from .config import GuidanceFields, build_method, parse_blocks
-from .learning import LearningLosses, SharedPass, noised
+from .group_bank import GroupBank
+from .learning import LearningLosses, Real, SharedPass, noised
 from .prompts import condition_of, direction_indices, direction_texts
 from .ranges import GUIDANCE
+from .views import check_views, whole_groups
 
 
 @dataclass
@@ -57,6 +62,10 @@ class UniInstructGuidance(BaseModule):
 
     Called with renderings and prompts, returns a dict: `loss_uni_instruct` (its gradient in the latents is the
     method's), `loss_fake_score`, `loss_discriminator` (what trains the learned networks), scalars to log.
+
+    With a teacher that draws n views at once, n consecutive renderings are one sample: one noise level, one norm, one
+    weight, one ratio for all of them, and a view that is not finite rejects its group. Losses stay means over views,
+    so that the weights in `system.loss` mean what they mean for single views.
     """
 
     @dataclass
@@ -96,6 +105,7 @@ class UniInstructGuidance(BaseModule):
             self.cfg.half_precision_weights,
             self.cfg.cache_dir,
         )
+        self.groups = Groups(self.teacher.n_views)
         self.networks = Networks(
             self.teacher,
             self.method.fake_score if self.method.learns_fake_score else None,
@@ -114,14 +124,15 @@ class UniInstructGuidance(BaseModule):
         self._check_by_parts()
         self._warned = False
         self.rejected_steps = self._rejected_in_a_row = 0
-        self.bank: SampleBank | None = None
+        self.bank: SampleBank | GroupBank | None = None
         # Set by the system when fake_score.updates_per_step > 1: takes one optimiser step on a loss.
         self.inner_step: Callable[[Tensor], None] | None = None
         self.update_step(0, 0)
         threestudio.info(
             f"uni-instruct-guidance: method {self.cfg.method}, fake score {self.method.fake_score}, divergence "
             f"{self.method.objective.divergence.name}, gradient {self.method.objective.gradient}, "
-            f"teacher {self.teacher.name} ({self.teacher.dtype}, {self.device})"
+            f"teacher {self.teacher.name} ({self.teacher.dtype}, {self.device}"
+            f"{f', {self.groups.n} views at once' if self.groups.n > 1 else ''})"
         )
 
     def _rows(self) -> list[Method]:
@@ -179,14 +190,18 @@ class UniInstructGuidance(BaseModule):
             rgb: renderings in 0..1 (or latents with `rgb_as_latents`).
             prompt_utils: threestudio's PromptProcessorOutput.
             elevation, azimuth: degrees. camera_distances, batch: the data module's cameras.
+
+        Raises:
+            ValueError: cameras that a multi-view teacher cannot take, naming the key.
         """
         cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
+        check_views(cameras, self.groups.n, self.teacher.name)
         condition = self._condition(prompt_utils, cameras)
         image = rgb.permute(0, 3, 1, 2)
         latents = self._latents(image, rgb_as_latents)
-        real = self._real_latents(prompt_utils, cameras)
+        real = self._real(prompt_utils, cameras, condition)
         losses, grad, log = self._one_step(latents.detach(), real, condition)
-        self._count_rejected(int(log["rejected"]), len(latents))
+        self._count_rejected(int(log["rejected"]), self.groups.count(len(latents)))
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
         weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
         if weight:
@@ -236,27 +251,38 @@ class UniInstructGuidance(BaseModule):
         encoding = CAMERA_ENCODINGS[self.blocks.fake_score.camera_condition] if self.networks.fake is not None else None
         if encoding is not None:
             camera = encoding[0](cameras).to(self.device)
+        view = camera_matrix(cameras["c2w"]).to(self.device) if self.groups.n > 1 else None
         return condition_of(
             prompt_utils,
             cameras,
             view_dependent=self.cfg.view_dependent_prompting,
             fake_view_dependent=self.blocks.fake_score.view_dependent_prompt,
             camera=camera,
+            view=view,
             perp_neg=self.perp_neg,
         )
 
-    def _real_latents(self, prompt_utils, cameras: dict) -> Tensor | None:
-        """Teacher samples of each view's prompt, where a discriminator wants them."""
+    def _real(self, prompt_utils, cameras: dict, condition: Condition) -> Real | None:
+        """Teacher samples where a discriminator wants them: of each view's prompt; or whole groups at cameras of their
+        own."""
         if self.networks.head is None:
             return None
+        rows = partial(direction_indices, prompt_utils, view_dependent=self.cfg.view_dependent_prompting)
         if self.bank is None:
             texts = direction_texts(prompt_utils, self.cfg.view_dependent_prompting)
-            self.bank = SampleBank(self.teacher, texts, self.blocks.bank, self.cfg.bank_dir)
+            cfg, folder = self.blocks.bank, self.cfg.bank_dir
+            if self.groups.n > 1:
+                self.bank = GroupBank(self.teacher, texts, rows, cfg, folder)
+            else:
+                self.bank = SampleBank(self.teacher, texts, cfg, folder)
             self.bank.update(self.step)
-        return self.bank.draw(direction_indices(prompt_utils, cameras, self.cfg.view_dependent_prompting))
+        if self.groups.n == 1:
+            return Real(self.bank.draw(rows(cameras)), condition)
+        latents, where = self.bank.draw(self.groups.count(len(cameras["elevation"])))
+        return Real(latents, self._condition(prompt_utils, where))
 
     def _one_step(
-        self, latents: Tensor, real: Tensor | None, condition: Condition
+        self, latents: Tensor, real: Real | None, condition: Condition
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """Losses of what learns, the method's gradient in the latents, diagnostics.
 
@@ -294,13 +320,14 @@ class UniInstructGuidance(BaseModule):
         with_ratio = ratio_ready and estimator.needs_ratio
         every = self.blocks.discriminator.calibrate_every
         calibrate = with_ratio and bool(every) and self.step % every == 0
-        x0 = latents.clone().requires_grad_(True)
+        groups = self.groups
+        x0 = groups.fold(latents).clone().requires_grad_(True)
         with torch.enable_grad():
-            at = noised(self.teacher.process, x0, self.sampler, estimator.boundary_share)
-            x_t, times = at.x_t, at.times
+            at = noised(self.teacher.process, x0, self.sampler, groups, estimator.boundary_share)
+            times = at.times
             answer = self.networks.answer(
-                x_t,
-                times.t,
+                at.x_t,
+                at.t,
                 condition,
                 guidance_scale=self.guidance_scale,
                 fake_guidance_scale=self.fake_scale,
@@ -312,22 +339,25 @@ class UniInstructGuidance(BaseModule):
                 record=record,
                 record_reference=record and self.learning.train_scale != 1.0,
             )
+            logit = None if answer.logit is None else groups.mean(answer.logit)
+            x0_teacher = groups.fold(answer.x0_teacher)
+            x0_fake = x0.detach() if answer.x0_fake is None else groups.fold(answer.x0_fake)
             out = objective(
                 estimator,
                 x0=x0,
-                x0_teacher=answer.x0_teacher,
-                x0_fake=x0.detach() if answer.x0_fake is None else answer.x0_fake,
+                x0_teacher=x0_teacher,
+                x0_fake=x0_fake,
                 alpha=times.alpha,
                 sigma=times.sigma,
-                log_r=self.ratio_warmup(answer.logit, self.step) if with_ratio else None,
+                log_r=self.ratio_warmup(logit, self.step) if with_ratio else None,
                 log_snr_density=times.log_snr_density,
                 slopes=times.slopes,
             )
             log = {}
             if calibrate:
                 # The critic has not yet taken a step on these renderings.
-                (slope,) = torch.autograd.grad(answer.logit.sum(), x_t, retain_graph=True)
-                log["critic_slope"] = critic_slope(slope, answer.x0_teacher, answer.x0_fake, times.alpha, times.sigma)
+                (slope,) = torch.autograd.grad(logit.sum(), at.x_t, retain_graph=True)
+                log["critic_slope"] = critic_slope(groups.fold(slope), x0_teacher, x0_fake, times.alpha, times.sigma)
                 self._warn_once(
                     poor_calibration(
                         float(log["critic_slope"]), estimator, "system.guidance.gradient",
@@ -336,20 +366,21 @@ class UniInstructGuidance(BaseModule):
                 )  # fmt: skip
             total = out.loss.sum()
             if gan_weight:
-                total = total + gan_weight * (generator_loss(answer.logit) * out.valid).sum()
+                total = total + gan_weight * (generator_loss(logit) * out.valid).sum()
             # of x0 alone: what learns has its own losses, though a shared pass keeps the graph to its weights
             (grad,) = torch.autograd.grad(total, x0, retain_graph=record)
         fake = None if answer.x0_fake is None else answer.x0_fake.detach()
-        self.last_answer = LastAnswer(answer.x0_teacher.detach(), fake, times.alpha, times.sigma)
+        levels = groups.rows(times.alpha), groups.rows(times.sigma)
+        self.last_answer = LastAnswer(answer.x0_teacher.detach(), fake, *levels)
         # a network may also answer NaN on the way back alone
         valid = out.valid & grad.isfinite().flatten(1).all(1)
         grad = torch.where(per_sample(valid, grad), grad, torch.zeros_like(grad))
         log |= {name.replace("/", "_"): value.float() for name, value in out.diagnostics.items()}
         log["rejected"] = (~valid).sum().float()
         log["objective_value"] = out.value.mean()
-        if answer.logit is not None:
-            log["logit_mean"] = answer.logit.detach().mean()
-        grad = (self.warmup_scale if self.in_warmup else self.gradient_scale)(grad)
+        if logit is not None:
+            log["logit_mean"] = logit.detach().mean()
+        grad = groups.split((self.warmup_scale if self.in_warmup else self.gradient_scale)(grad))
         grad = grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)
         return grad, log, SharedPass(at, answer.learned) if record else None
 
@@ -362,14 +393,17 @@ class UniInstructGuidance(BaseModule):
 
     @torch.no_grad()
     def sample(self, prompt_utils, elevation, azimuth, camera_distances, seed: int = 0, **batch):
-        """What the teacher draws for these views: images [B, H, W, 3] in 0..1."""
+        """What the teacher draws for these views: images [B, H, W, 3] in 0..1. A multi-view teacher draws the group of
+        each view; views that are whole groups already are drawn together."""
         cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
+        cameras, asked = whole_groups(cameras, self.groups.n, self.teacher.name)
         condition = self._condition(prompt_utils, cameras)
+        teacher = self.teacher if condition.view is None else self.teacher.seen_from(condition.view)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.teacher.guided(x_t, t, condition.text, condition.uncond, self.guidance_scale)
+            return teacher.guided(x_t, t, condition.text, condition.uncond, self.guidance_scale)
 
-        return self._draw(predict, elevation, seed)
+        return self._draw(predict, len(condition.text), seed)[asked]
 
     @torch.no_grad()
     def sample_lora(self, prompt_utils, elevation, azimuth, camera_distances, seed: int = 0, **batch):
@@ -377,16 +411,17 @@ class UniInstructGuidance(BaseModule):
         if self.networks.fake is None:
             return self.sample(prompt_utils, elevation, azimuth, camera_distances, seed, **batch)
         cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
+        cameras, asked = whole_groups(cameras, self.groups.n, self.teacher.name)
         condition = self._condition(prompt_utils, cameras)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.networks.fake(x_t, t, condition.fake_text, condition.camera)[0]
+            return self.networks.fake(x_t, t, condition.fake_text, condition.fake_camera)[0]
 
-        return self._draw(predict, elevation, seed)
+        return self._draw(predict, len(condition.text), seed)[asked]
 
-    def _draw(self, predict, elevation: Tensor, seed: int) -> Float[Tensor, "B H W 3"]:
+    def _draw(self, predict, rows: int, seed: int) -> Float[Tensor, "B H W 3"]:
         generator = torch.Generator().manual_seed(seed)
         steps, solver = self.blocks.bank.steps, self.blocks.bank.solver
-        noise = torch.randn((len(elevation), *self.teacher.shape), generator=generator).to(self.teacher.device)
+        noise = torch.randn((rows, *self.teacher.shape), generator=generator).to(self.teacher.device)
         latents = solve_discrete(self.teacher.scheduler_config, predict, noise, steps=steps, solver=solver)
         return self.teacher.decode(latents).permute(0, 2, 3, 1)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.errors import choose
+from ..core.orbits import look_at
 
 SHAPES_BACKGROUND = (0.95, 0.95, 0.95)
 # Closer to the up axis than this, another up vector is taken: T³Bench's rule for the poles of its icosphere.
@@ -121,12 +122,7 @@ class Protocol:
 
 def look_at_origin(position: Float[Tensor, "n 3"], up: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4 4"]:
     """Camera-to-world matrices of cameras at `position` that look at the origin."""
-    backward = F.normalize(position, dim=-1)
-    right = F.normalize(torch.linalg.cross(up, backward, dim=-1), dim=-1)
-    c2w = torch.eye(4, dtype=position.dtype).repeat(len(position), 1, 1)
-    c2w[:, :3, :3] = torch.stack([right, torch.linalg.cross(backward, right, dim=-1), backward], -1)
-    c2w[:, :3, 3] = position
-    return c2w
+    return look_at(position, torch.zeros_like(position), up)
 
 
 def ring(n: int, elevation_deg: float, distance: float) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:

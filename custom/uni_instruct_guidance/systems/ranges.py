@@ -59,6 +59,8 @@ DATA = {
     "eval_camera_distance": LENGTH,
     "eval_fovy_deg": number(above=0, below=180),
     "progressive_until": STEPS,
+    "n_view": whole(least=1, most=64),
+    "zoom_range": ascending(number(above=0, most=10)),
 }
 
 ENCODING = {

@@ -1,0 +1,5 @@
+"""The registered data modules."""
+
+from . import random_multiview
+
+__all__ = ["random_multiview"]
