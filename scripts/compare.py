@@ -28,10 +28,10 @@ from uni_instruct_3d import ROOT
 from uni_instruct_3d.command import COUNT, SEED, run_command
 from uni_instruct_3d.comparison.cell import BACKBONES, CellRunner, failed, read_result
 from uni_instruct_3d.comparison.engines import ENGINES, visible_gpus
-from uni_instruct_3d.comparison.matrix import CONFIGS, Cell, Column, Plan, cells, parse_columns, presets
+from uni_instruct_3d.comparison.matrix import Cell, Column, Plan, cells, parse_columns, presets
 from uni_instruct_3d.comparison.table import Results, as_csv, as_json, failures, tables
 from uni_instruct_3d.help import Help
-from uni_instruct_3d.pipeline.stages import CONFIG_SETS
+from uni_instruct_3d.pipeline.stages import CONFIG_SETS, stage_file
 from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.scoring.summary import read_prompts
 
@@ -84,7 +84,7 @@ def teacher_digest(plan: Plan) -> str:
     from omegaconf import OmegaConf
 
     key = "system.prompt_processor.pretrained_model_name_or_path"
-    config = OmegaConf.load(CONFIGS / plan.stages[0].config.format(set=CONFIG_SETS[plan.config_set]))
+    config = OmegaConf.load(stage_file(plan.stages[0], plan.config_set))
     name = OmegaConf.select(OmegaConf.merge(config, OmegaConf.from_dotlist(list(plan.overrides))), key)
     if not isinstance(name, str):
         raise ValueError(f"{key}={name!r} must be a folder or a hub id")

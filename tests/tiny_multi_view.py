@@ -1,4 +1,4 @@
-"""A tiny random multi-view teacher: the tests' tiny teacher with a U-Net whose views see each other and whose cameras count."""
+"""A tiny random multi-view teacher: the tests' tiny teacher, its views see each other and its cameras count."""
 
 from __future__ import annotations
 

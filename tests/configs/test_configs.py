@@ -89,8 +89,9 @@ class Recorder(pl.Callback):
 
 
 @pytest.mark.parametrize("config", STAGE_ONE, ids=lambda path: path.stem)
-def test_stage_one_configuration_trains(config, tiny_teacher, tmp_path):
-    train(small(config, [], tiny_teacher, tmp_path), tmp_path)
+def test_stage_one_configuration_trains(config, tiny_teacher, tiny_multi_view, tmp_path):
+    groups = "multiview" in OmegaConf.load(config).data_type
+    train(small(config, [], tiny_multi_view if groups else tiny_teacher, tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)

@@ -152,7 +152,10 @@ def test_every_number_of_every_registered_class_has_a_row():
     assert data, "the data module says what its cfg is"
     from threestudio.data.uncond import RandomCameraDataModuleConfig
 
-    lacking += [f"data.{key}" for key in numeric_fields(RandomCameraDataModuleConfig) if key not in CONFIG["data"]]
+    from uni_instruct_guidance.data.random_multiview import RandomMultiviewCameraDataModuleConfig as Groups
+
+    for cameras in (RandomCameraDataModuleConfig, Groups):
+        lacking += [f"data.{key}" for key in numeric_fields(cameras) if key not in CONFIG["data"]]
     for block, fields in BLOCKS.items():
         lacking += [f"{block}.{k}" for k in numeric_fields(fields) if k not in SYSTEM["guidance"][block]]
     for fields in (DistillConfig, EDMConfig):

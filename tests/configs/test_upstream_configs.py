@@ -22,6 +22,7 @@ import uni_instruct_guidance.guidance
 import uni_instruct_guidance.models
 import uni_instruct_guidance.systems  # noqa: F401
 from threestudio.runner import _known
+from uni_instruct_guidance.data.random_multiview import RandomMultiviewCameraDataModuleConfig
 
 ROOT = Path(__file__).parents[2]
 UPSTREAM = json.loads((Path(__file__).parents[1] / "data" / "upstream_configs.json").read_text())
@@ -45,6 +46,9 @@ def faults_of_block(name: str, block: dict[str, Any]) -> list[str]:
     """What upstream would refuse in the block of the registered ``name``; empty if nothing."""
     if name.startswith("uni-instruct-"):
         fields = threestudio.find(name).Config.__dataclass_fields__
+        return [f"{name}: no field {key}" for key in block if key not in fields]
+    if name == "random-multiview-camera-datamodule":  # the extension's own
+        fields = RandomMultiviewCameraDataModuleConfig.__dataclass_fields__
         return [f"{name}: no field {key}" for key in block if key not in fields]
     if name not in UPSTREAM["registered"]:
         return [f"{name}: not registered upstream"]

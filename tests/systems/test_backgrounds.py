@@ -35,6 +35,15 @@ def test_a_share_of_the_images_gets_any_colour_and_evaluation_its_own_grey():
     assert torch.equal(background.eval()(dirs), torch.full_like(dirs, 0.8))
 
 
+def test_views_of_a_group_have_one_background():
+    background = make(darkest=0.0, brightest=1.0, coloured=0.5, n_view=4).train()
+    colours = background(torch.zeros(80, 1, 1, 3))[:, 0, 0].unflatten(0, (20, 4))
+    assert (colours == colours[:, :1]).all() and len({tuple(row[0].tolist()) for row in colours}) == 20
+    with pytest.raises(ValueError, match=r"system\.background\.n_view=4 with 6 images"):
+        background(torch.zeros(6, 1, 1, 3))
+    assert background.eval()(torch.zeros(3, 1, 1, 3)).shape == (3, 1, 1, 3)
+
+
 @pytest.mark.parametrize("key", ["coloured", "evaluation"])
 def test_shares_and_greys_outside_0_to_1_are_named(key):
     with pytest.raises(ValueError, match=rf"system\.background\.{key}=1.5"):

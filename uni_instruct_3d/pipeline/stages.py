@@ -29,8 +29,15 @@ STAGES = [
     Stage("geometry", "{set}-geometry.yaml", after="nerf"),
     Stage("texture", "{set}-texture.yaml", after="geometry"),
 ]
-# Config sets: prefix of the files in configs/.
-CONFIG_SETS = {"shapes": "shapes", "shapes128": "shapes128", "sd21": "uni-instruct"}
+# Config sets: prefixes of their files in configs/; a stage takes the first that has a file for it. A multi-view teacher
+# makes the NeRF, mesh and texture are made with a single-view one.
+CONFIG_SETS = {
+    "shapes": ("shapes",),
+    "shapes128": ("shapes128",),
+    "shapes-mv": ("shapes-mv", "shapes128"),
+    "sd21": ("uni-instruct",),
+    "mvdream": ("uni-instruct-mv", "uni-instruct"),
+}
 #: --quality: what it means. A quality is a folder configs/presets/<config set>-<quality>; normal is what the files say.
 QUALITIES = {
     "fast": "half the steps: a sketch",
@@ -54,12 +61,18 @@ def quality_files(config_set: str, quality: str) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.yaml")}
 
 
+def stage_file(stage: Stage, config_set: str) -> Path:
+    """The YAML file of a stage in a config set."""
+    files = [ROOT / "configs" / stage.config.format(set=prefix) for prefix in CONFIG_SETS[config_set]]
+    return next((path for path in files if path.is_file()), files[-1])
+
+
 def config_files(stage: Stage, config_set: str, method: str | None, quality: str = "normal") -> list[Path]:
     """YAML files of a stage, later ones over earlier ones: stage, method, quality.
 
     Geometry is refined with SDS whatever the method, as in the paper.
     """
-    files = [ROOT / "configs" / stage.config.format(set=CONFIG_SETS[config_set])]
+    files = [stage_file(stage, config_set)]
     if method and stage.name != "geometry":
         files.append(ROOT / "configs" / "methods" / f"{method}.yaml")
     overlay = quality_files(config_set, quality).get(stage.name)

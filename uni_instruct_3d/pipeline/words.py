@@ -8,9 +8,10 @@ TEACHER = "system.prompt_processor.pretrained_model_name_or_path="
 
 
 def note(settings: Settings) -> str:
-    """One line about the words that the built-in teacher does not know; empty where there are none, or where the
+    """One line about the words that the built-in teachers do not know; empty where there are none, or where the
     teacher is another one, whose words nobody knows."""
-    if settings.config_set != "shapes" or any(override.startswith(TEACHER) for override in settings.overrides):
+    built_in = settings.config_set.startswith("shapes")
+    if not built_in or any(override.startswith(TEACHER) for override in settings.overrides):
         return ""
     from ..shapes_world.words import unknown_words
 

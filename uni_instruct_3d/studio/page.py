@@ -68,7 +68,7 @@ def _form(view: View, current: gr.Textbox, config_set: str):
         label="What to make", lines=2, placeholder="a red mug", elem_id="prompt", autofocus=True, max_lines=6
     )
     warning = gr.HTML(elem_id="warning")
-    if config_set == "shapes":
+    if config_set.startswith("shapes"):
         with gr.Row(elem_id="words"):  # what the built-in teacher knows; they fill the prompt
             words = [
                 gr.Dropdown(list(PATTERNS), value=PATTERNS[0], label="pattern", min_width=110),

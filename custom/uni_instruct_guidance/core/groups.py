@@ -1,4 +1,4 @@
-"""Samples of several views: a batch holds single views in its rows, `n` consecutive rows are one sample of the objective.
+"""Samples of several views: the rows of a batch are single views, `n` consecutive ones are a sample of the objective.
 
 A teacher that draws n views of one object at once gives a score of all of them together, so norms, weights and the
 density ratio run over the whole group. With n = 1 everything here gives back what it got.

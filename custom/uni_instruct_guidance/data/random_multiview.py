@@ -1,4 +1,4 @@
-"""`random-multiview-camera-datamodule`: groups of cameras around the object, for teachers that draw several views at once.
+"""`random-multiview-camera-datamodule`: groups of cameras, for teachers that draw several views of an object at once.
 
 Its fields are those of threestudio's random cameras and of MVDream's extension for it. Nothing here is of one host: it
 runs in the built-in one and in threestudio, and a resumed run sees the same cameras in both.
@@ -67,8 +67,8 @@ def _light_in_cone(position: Tensor, noise: Tensor, share: Tensor, spread: float
     return axis * angle.cos() + off * angle.sin()
 
 
-#: data.light_sample_strategy -> directions of the lights [G, 3] from the cameras' positions [G, 3], normal noise [G, 3],
-#: uniform numbers [G] and data.light_position_perturb.
+#: data.light_sample_strategy -> directions of the lights [G, 3] from the cameras' positions [G, 3], normal noise
+#: [G, 3], uniform numbers [G] and data.light_position_perturb.
 LIGHTS = {"dreamfusion": _light_around_camera, "magic3d": _light_in_cone}
 
 

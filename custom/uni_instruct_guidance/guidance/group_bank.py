@@ -25,7 +25,7 @@ class PosedTeacher:
     """A multi-view teacher as a bank sees it: its conditions are numbers of rows that have a text and a camera each.
 
     Args:
-        text: [P, L, D] and unconditional ones, as DirectionTexts. index: [N] text of each row. view: [N, 16] its camera.
+        texts: what can be asked for. index: [N] text of each row. view: [N, 16] its camera.
     """
 
     def __init__(self, teacher: Teacher, texts: DirectionTexts, index: Tensor, view: Tensor) -> None:
@@ -86,7 +86,7 @@ class GroupBank(LatentBank):
 
 
 def orbits(groups: int, n: int, low: float, high: float, random: torch.Generator) -> dict[str, Tensor]:
-    """Cameras of groups around the origin at unit distance, half even in the angle of elevation and half on the sphere."""
+    """Cameras of groups around the origin at unit distance; elevations half even in the angle, half on the sphere."""
     share = torch.rand(3, groups, generator=random)
     above = elevations(share[0], low, high, share[1] < 0.5)
     around = share[2] * 360.0 - 180.0

@@ -1,4 +1,4 @@
-"""Are the cameras of a batch the groups that a multi-view teacher draws? What to say if not, and how to complete them."""
+"""Are the cameras of a batch groups as a multi-view teacher draws them? What to say if not; how to complete them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def check_views(cameras: dict, n: int, teacher: str) -> None:
     if given is not None and given != n:
         raise UserError(f"data.n_view={given}, but {drawn}: set data.n_view={n}")
     if rows % n:
-        raise UserError(f"data.batch_size={rows} must be a multiple of {n}: {drawn}; take {MODULE} with data.n_view={n}")
+        raise UserError(
+            f"data.batch_size={rows} must be a multiple of {n}: {drawn}; take {MODULE} with data.n_view={n}"
+        )
     if given is None and not are_orbits(cameras["elevation"], cameras["azimuth"], n):
         raise UserError(
             f"{drawn}, {360 // n} degrees apart at one elevation, but the batch has single views: take {MODULE} with "

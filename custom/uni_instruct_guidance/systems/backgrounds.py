@@ -11,6 +11,7 @@ from torch import Tensor
 import threestudio
 from threestudio.models.background.base import BaseBackground
 
+from ..core.errors import UserError
 from ..core.ranges import check
 from .ranges import BACKGROUND
 
@@ -26,13 +27,15 @@ class GreyBackground(BaseBackground):
     @dataclass
     class Config(BaseBackground.Config):
         """darkest, brightest: range of the greys, 0..1. coloured: share of the images that get any colour instead.
-        evaluation: the grey when evaluating; null: the brightest."""
+        evaluation: the grey when evaluating; null: the brightest. n_view: so many consecutive images, the views of one
+        group, have one background: give it data.n_view."""
 
         n_output_dims: int = 3
         darkest: float = 0.7
         brightest: float = 0.95
         coloured: float = 0.0
         evaluation: float | None = None
+        n_view: int = 1
 
     cfg: Config
 
@@ -48,11 +51,17 @@ class GreyBackground(BaseBackground):
         cfg = self.cfg
         colour = torch.full((len(dirs), 1, 1, 1), cfg.brightest, device=dirs.device)
         if self.training:
+            if len(dirs) % cfg.n_view:
+                raise UserError(
+                    f"system.background.n_view={cfg.n_view} with {len(dirs)} images: a batch must hold whole groups"
+                )
+            colour = colour[:: cfg.n_view]
             colour = colour - (cfg.brightest - cfg.darkest) * torch.rand_like(colour)
             if cfg.coloured:
-                any_colour = torch.rand(len(dirs), 1, 1, cfg.n_output_dims, device=dirs.device)
-                is_coloured = torch.rand(len(dirs), 1, 1, 1, device=dirs.device) < cfg.coloured
+                any_colour = torch.rand(len(colour), 1, 1, cfg.n_output_dims, device=dirs.device)
+                is_coloured = torch.rand(len(colour), 1, 1, 1, device=dirs.device) < cfg.coloured
                 colour = torch.where(is_coloured, any_colour, colour)
+            colour = colour.repeat_interleave(cfg.n_view, 0)
         elif cfg.evaluation is not None:
             colour = torch.full_like(colour, cfg.evaluation)
         return colour.expand(*dirs.shape[:-1], cfg.n_output_dims)

@@ -34,6 +34,7 @@ ANGLE, COLOUR = number(least=0, most=180), several(number(), 3)
 DECAY = number(least=0, below=1)
 # What no machine holds is a slip of the finger, and would end in a message about memory.
 PIXELS, SAMPLES, WIDTH, CELLS = (whole(least=1, most=1 << bits) for bits in (14, 16, 16, 12))
+VIEWS = whole(least=1, most=64)
 LENGTH, SHIFT = number(above=0, most=10**6), number(least=0, most=10**6)
 
 DATA = {
@@ -59,7 +60,7 @@ DATA = {
     "eval_camera_distance": LENGTH,
     "eval_fovy_deg": number(above=0, below=180),
     "progressive_until": STEPS,
-    "n_view": whole(least=1, most=64),
+    "n_view": VIEWS,
     "zoom_range": ascending(number(above=0, most=10)),
 }
 
@@ -130,6 +131,7 @@ BACKGROUND = {
     "brightest": SHARE,
     "coloured": SHARE,
     "evaluation": or_null(SHARE),
+    "n_view": VIEWS,
     "dir_encoding_config": ENCODING,
     "mlp_network_config": NETWORK,
 }
