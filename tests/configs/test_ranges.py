@@ -151,7 +151,6 @@ def test_every_number_of_every_registered_class_has_a_row():
     data = threestudio.find("random-camera-datamodule").__annotations__
     assert data, "the data module says what its cfg is"
     from threestudio.data.uncond import RandomCameraDataModuleConfig
-
     from uni_instruct_guidance.data.random_multiview import RandomMultiviewCameraDataModuleConfig as Groups
 
     for cameras in (RandomCameraDataModuleConfig, Groups):

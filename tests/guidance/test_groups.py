@@ -131,6 +131,24 @@ def test_gradient_is_the_cores_on_folded_groups(options, build):
     torch.testing.assert_close(grad * len(latents), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
+def test_a_fake_score_need_not_be_told_the_camera(build):
+    guidance = trained(build(method="swiftbrush", fake_score={"camera_condition": "none"}))
+    fake, x, told = guidance.networks.fake, latents_of(1), torch.randn(N, 16)
+    text, t = torch.randn(N, 16, 16), torch.full((N,), 300)
+    assert torch.equal(fake(x, t, text, told)[0], fake(x, t, text, torch.zeros(N, 16))[0])
+    assert torch.isfinite(ask(guidance, latents_of(1))[1]).all()
+
+
+@pytest.mark.parametrize("shared_pass", ["never", "always"])
+def test_shared_passes_give_group_losses(shared_pass, build):
+    guidance = trained(build(divergence="fkl", fake_score={"shared_pass": shared_pass}))
+    out, grad = ask(guidance, latents_of(2))
+    assert grad.abs().sum() > 0
+    losses = out["loss_fake_score"] + out["loss_discriminator"]
+    found = torch.autograd.grad(losses, list(guidance.networks.parameters()), allow_unused=True)
+    assert sum(x is not None and bool(x.isfinite().all()) and bool(x.abs().sum() > 0) for x in found) > 2
+
+
 def test_a_view_that_is_not_finite_rejects_its_group(build):
     latents = latents_of(2)
     latents[5] = float("nan")

@@ -158,7 +158,7 @@ def test_refusals(folder, tiny_teacher):
         teacher.predict_x0(x_t[:3], t[:3], text[:3], class_labels=view[:3])
     with pytest.raises(ValueError, match="needs their cameras"):
         teacher.predict_x0(x_t, t, text)
-    with pytest.raises(ValueError, match=r"camera_condition 'spherical'.*4 views; choices: \['teacher'\]"):
+    with pytest.raises(ValueError, match=r"camera_condition 'spherical'.*4 views; choices: \['none', 'teacher'\]"):
         FakeScore(teacher, "lora", FakeScoreConfig(camera_condition="spherical"))
     with pytest.raises(ValueError, match=r"camera_condition 'teacher'.*of 1 views; choices: \['none', 'extrinsics'"):
         FakeScore(load(tiny_teacher), "lora", FakeScoreConfig(camera_condition="teacher"))

@@ -130,6 +130,8 @@ class FakeScore(nn.Module):
         context = torch.autocast(x_t.device.type, dtype=self.teacher.dtype) if half else nullcontext()
         labels = None
         if self.teacher.n_views > 1:
+            if self.cfg.camera_condition == "none":  # its layers are the network's own, so they hear zeros
+                camera = x_t.new_zeros(len(x_t), self.teacher.view_width)
             require_cameras(camera, self.teacher.name)
             require_groups(len(x_t), self.teacher.n_views)
             labels = camera.to(self.teacher.dtype)
@@ -188,7 +190,8 @@ class FakeScore(nn.Module):
 
 def _check_camera(name: str, teacher: Teacher) -> None:
     """A multi-view teacher is told the camera already; others have no layers for it."""
-    choices = [row for row in CAMERA_ENCODINGS if (row == TEACHERS_OWN) == (teacher.n_views > 1)]
+    groups = ["none", TEACHERS_OWN]
+    choices = groups if teacher.n_views > 1 else [row for row in CAMERA_ENCODINGS if row != TEACHERS_OWN]
     if name not in choices:
         raise ValueError(
             f"fake_score.camera_condition {name!r} with teacher {teacher.name!r} of {teacher.n_views} views; "

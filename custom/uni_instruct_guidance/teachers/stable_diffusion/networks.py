@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...core import classifier_free, perpendicular_negative, rescale_guidance
+from ...core.groups import Groups
 from ..discriminator import DiscriminatorConfig, DiscriminatorHead
 from .fake_score import FakeScore, FakeScoreConfig
 from .teacher import Teacher
@@ -177,7 +178,8 @@ class Networks(nn.Module):
         elif others:
             x0 = classifier_free(cond, others[0], scale)
         if rescale:
-            x0 = rescale_guidance(x0, cond, rescale)
+            views = Groups(self.teacher.n_views)  # the spread is that of a sample, so of all views of a group
+            x0 = views.split(rescale_guidance(views.fold(x0), views.fold(cond), rescale))
         return x0, {name: feature[:n] for name, feature in features.items()}
 
     def fake_reference(self, x_t, t, condition: Condition) -> Float[Tensor, "B C h w"]:
