@@ -74,9 +74,7 @@ class GroupBank(LatentBank):
         posed = PosedTeacher(teacher, DirectionTexts(text), index, view)
         whole_groups = max(cfg.batch_size // self.n, 1) * self.n
         rows = torch.arange(cfg.size * self.n)
-        super().__init__(
-            posed, RowNumbers(), rows, cfg, folder, together=self.n, batch=whole_groups, identity=identity
-        )
+        super().__init__(posed, RowNumbers(), rows, cfg, folder, together=self.n, batch=whole_groups, identity=identity)
 
     def draw(self, groups: int) -> tuple[Float[Tensor, "B C h w"], dict[str, Tensor]]:
         """So many random groups as rows, and their cameras."""

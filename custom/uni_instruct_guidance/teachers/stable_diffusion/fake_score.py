@@ -34,7 +34,7 @@ class FakeScoreConfig:
     rank, alpha: LoRA rank and scale numerator (scale = alpha / rank).
     targets: groups of layers, see LORA_TARGETS.
     camera_condition: none | extrinsics (c2w) | mvp | spherical; added to the time embedding, starts at zero. teacher:
-        as a multi-view teacher is told it, through that teacher's own layers.
+        as a multi-view teacher is told it, through that teacher's own layers, which hear zeros with none.
     view_dependent_prompt: train and ask it with the view's prompt (true) or the plain prompt (upstream VSD: false).
     updates_per_step: updates of fake score and discriminator per step of the 3D model (None: as the method's row says).
     guidance_scale: classifier-free guidance of the fake score when it answers (None: the row's; 1: none).
