@@ -7,6 +7,7 @@
 
 A method is an overlay of configs/methods, with overrides behind a colon (`kappa=1` is system.guidance.kappa=1),
 `fantasia3d` (a baseline with stages of its own, mesh only), or `ground_truth`, the built-in world's own objects;
+`vsd@shapes-mv` is a method with the teacher and sizes of a config set of its own;
 `table7` stands for the rows of the paper's table: DreamFusion, Fantasia3D, ProlificDreamer, Uni-Instruct FKL and RKL.
 What is finished is not run again unless its settings or the teacher changed; a killed comparison goes on where it was.
 A run that fails is named with its reason, the rest goes on, and the exit status is 1. Results: comparison.html, .csv,
@@ -38,7 +39,9 @@ from uni_instruct_guidance.scoring.summary import read_prompts
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD[:key=value,…]", help="columns")
+    parser.add_argument(
+        "--methods", nargs="+", required=True, metavar="METHOD[@CONFIG_SET][:key=value,…]", help="columns"
+    )
     parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "compare.txt", help="one prompt a line")
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1])
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
@@ -79,22 +82,31 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )  # fmt: skip
 
 
-def teacher_digest(plan: Plan) -> str:
-    """Of all weights of a teacher in a local folder, else of its name: a new teacher makes every result old."""
+TEACHER = "system.prompt_processor.pretrained_model_name_or_path"
+
+
+def teacher_digests(plan: Plan, columns: list[Column]) -> dict[str, str]:
+    """Config set ↦ digest of its teachers, one after the other: all weights of a folder, else the name. A new teacher
+    makes every result of its sets old."""
     from omegaconf import OmegaConf
 
-    key = "system.prompt_processor.pretrained_model_name_or_path"
-    config = OmegaConf.load(stage_file(plan.stages[0], plan.config_set))
-    name = OmegaConf.select(OmegaConf.merge(config, OmegaConf.from_dotlist(list(plan.overrides))), key)
-    if not isinstance(name, str):
-        raise ValueError(f"{key}={name!r} must be a folder or a hub id")
-    weights = sorted(Path(name).glob("*/*.safetensors")) or sorted((ROOT / name).glob("*/*.safetensors"))
-    digest = hashlib.sha256(name.encode())
-    for path in weights:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):  # gigabytes for a real teacher
-                digest.update(block)
-    return digest.hexdigest()[:24]
+    digests = {}
+    for config_set in dict.fromkeys(plan.set_of(column) for column in columns):
+        digest, names = hashlib.sha256(), []
+        for stage in plan.stages:
+            config = OmegaConf.load(stage_file(stage, config_set))
+            name = OmegaConf.select(OmegaConf.merge(config, OmegaConf.from_dotlist(list(plan.overrides))), TEACHER)
+            if not isinstance(name, str):
+                raise ValueError(f"{TEACHER}={name!r} must be a folder or a hub id")
+            names.append(name)
+        for name in dict.fromkeys(names):
+            digest.update(name.encode())
+            for path in sorted(Path(name).glob("*/*.safetensors")) or sorted((ROOT / name).glob("*/*.safetensors")):
+                with open(path, "rb") as file:
+                    while block := file.read(1 << 24):  # gigabytes for a real teacher
+                        digest.update(block)
+        digests[config_set] = digest.hexdigest()[:24]
+    return digests
 
 
 def choose_baseline(columns: list[Column], label: str | None) -> Column:
@@ -126,7 +138,7 @@ def run(plan: Plan, matrix: list[Cell], runner: CellRunner, args: argparse.Names
     """Run what is not finished, with progress and time left; returns every result there is."""
     from tqdm import tqdm
 
-    results = {cell: read_result(plan, cell, runner.teacher) for cell in matrix}
+    results = {cell: read_result(plan, cell, runner.teacher(cell)) for cell in matrix}
     todo = [cell for cell in matrix if results[cell] is None or results[cell]["status"] != "done"]
     if todo and not args.table_only:
         check_scoring(plan, runner.prompts)
@@ -148,7 +160,8 @@ def write(plan: Plan, results: Results, columns: list[Column], baseline: Column)
     from uni_instruct_3d.comparison.page import write_page
 
     found = tables(results, columns, baseline, plan.backbones)
-    facts = {"clip": plan.clip, "protocol": plan.protocol, "config_set": plan.config_set, "preset": plan.preset,
+    sets = list(dict.fromkeys(plan.set_of(column) for column in columns))
+    facts = {"clip": plan.clip, "protocol": plan.protocol, "config_sets": sets, "preset": plan.preset,
              "baseline": baseline.label, "overrides": list(plan.overrides)}  # fmt: skip
     text = "\n\n".join(table.markdown() for table in found)
     contents = {
@@ -160,7 +173,7 @@ def write(plan: Plan, results: Results, columns: list[Column], baseline: Column)
         with atomic_path(plan.out / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     notes = [
-        f"{len(results)} runs; config set {plan.config_set}, preset {plan.preset or 'none'}; 3D-CLIP by {plan.clip} "
+        f"{len(results)} runs; config set {', '.join(sets)}, preset {plan.preset or 'none'}; 3D-CLIP by {plan.clip} "
         f"({plan.protocol}).",
         "↑ more is better, ↓ less is better. Errors are standard errors over prompt x seed.",
     ]
@@ -183,7 +196,7 @@ def compare(args: argparse.Namespace) -> int:
     plan, columns, (prompts, _) = make_plan(args), parse_columns(args.methods), read_prompts(args.prompts)
     baseline = choose_baseline(columns, args.baseline)
     require_writable("--out", plan.out)
-    runner = CellRunner(plan, teacher_digest(plan), tuple(prompts))
+    runner = CellRunner(plan, teacher_digests(plan, columns), tuple(prompts))
     results = run(plan, cells(columns, prompts, list(dict.fromkeys(args.seeds))), runner, args)
     if not results:
         say("no run is finished yet")

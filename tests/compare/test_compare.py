@@ -20,8 +20,9 @@ def setup(argv: list[str], labels: list[str]):
     """Plan, cells and runner of a command line, to be used in this process."""
     args = compare.parse_arguments(["--methods", *labels, *argv])
     plan, (prompts, _) = compare.make_plan(args), compare.read_prompts(args.prompts)
-    matrix = cells(parse_columns(labels), prompts, args.seeds)
-    return plan, matrix, CellRunner(plan, compare.teacher_digest(plan), tuple(prompts))
+    columns = parse_columns(labels)
+    matrix = cells(columns, prompts, args.seeds)
+    return plan, matrix, CellRunner(plan, compare.teacher_digests(plan, columns), tuple(prompts))
 
 
 def test_two_methods_and_one_that_fails(arguments, tmp_path, capsys):
@@ -61,12 +62,12 @@ def test_killed_between_stages_goes_on(arguments, monkeypatch):
     monkeypatch.setattr(stages, "run_stage", die_after_nerf)
     with pytest.raises(KeyboardInterrupt):
         runner(cell)
-    assert read_result(plan, cell, runner.teacher) is None
+    assert read_result(plan, cell, runner.teacher(cell)) is None
     nerf = plan.out / cell.folder / "nerf" / "cost.json"
     written = nerf.stat().st_mtime_ns
     # a fresh worker has to find its way in what another process trained
     assert compare.main(["--methods", "vsd", *arguments]) == 0
-    result = read_result(plan, cell, runner.teacher)
+    result = read_result(plan, cell, runner.teacher(cell))
     assert nerf.stat().st_mtime_ns == written and trained == ["nerf", "geometry"]
     measured = {"clip_x100", "class", "color", "pattern", "view", "janus", "iou", "chamfer", "f_score"}
     assert measured <= result["scores"]["mesh"].keys()
@@ -144,13 +145,13 @@ def test_a_new_teacher_makes_results_old(arguments, tiny_teacher, tmp_path, part
     teacher = tmp_path / "teacher"
     shutil.copytree(tiny_teacher, teacher)
     argv = [*arguments, f"system.prompt_processor.pretrained_model_name_or_path={teacher}"]
-    before = setup(argv, ["sds"])[2].teacher
-    assert setup(argv, ["sds"])[2].teacher == before
+    before = setup(argv, ["sds"])[2].teachers
+    assert setup(argv, ["sds"])[2].teachers == before
     (weights,) = (teacher / part).glob("*.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert setup(argv, ["sds"])[2].teacher != before
+    assert setup(argv, ["sds"])[2].teachers != before
 
 
 def test_ground_truth_is_right_by_every_measure(arguments, tmp_path, capsys):

@@ -37,11 +37,53 @@ def test_overrides_behind_a_colon():
         (["ground_truth:kappa=1"], "ground_truth trains nothing, so that it has no settings"),
         (["vsd:kappa"], "'kappa' is not of the form key=value"),
         (["vsd", "sds", "vsd"], "--methods: 'vsd' given twice"),
+        (["vsd@shapes-vm"], r"--methods 'vsd@shapes-vm': no config set 'shapes-vm'; choices: shapes,.*shapes-mv"),
+        (["vsd@"], "no config set ''"),
+        (["ground_truth@shapes"], "ground_truth trains nothing, so that it has no settings"),
     ],
 )
 def test_wrong_columns_are_named(labels, message):
     with pytest.raises(ValueError, match=message):
         parse_columns(labels)
+
+
+def test_a_column_may_have_a_teacher_of_its_own():
+    plain, other = parse_columns(["uni_instruct_rkl", "uni_instruct_rkl@shapes-mv:kappa=1"])
+    assert other.title == "Uni-Instruct RKL, shapes-mv, kappa=1" and other.overrides == ("system.guidance.kappa=1",)
+    plan = replace(PLAN, preset="compare-cpu")
+    nerf, geometry, texture = plan.stages_of(other)
+    names = [path.name for path in plan.configs(nerf, other)]
+    assert names == ["shapes-mv-nerf.yaml", "uni_instruct_rkl.yaml", "shapes-mv-nerf.yaml"]
+    assert [path.name for path in plan.configs(nerf, plain)] == [
+        "shapes-nerf.yaml", "uni_instruct_rkl.yaml", "nerf.yaml",
+    ]  # fmt: skip
+    # mesh and texture by the single-view teacher of that size, under the preset of all
+    assert [path.name for path in plan.configs(geometry, other)] == ["shapes128-geometry.yaml", "geometry.yaml"]
+    assert plan.configs(texture, other)[0].name == "shapes128-texture.yaml"
+    keys = [plan.key(Cell(column, "a mug", 0), "teacher") for column in (plain, other)]
+    assert keys[0] != keys[1]
+
+
+def test_digests_are_of_the_teachers_of_each_set(tmp_path, monkeypatch):
+    teachers = {}
+
+    def read(path):
+        return OmegaConf.from_dotlist([f"{compare.TEACHER}={teachers[path.name]}"])
+
+    monkeypatch.setattr(OmegaConf, "load", read)
+    for name in ("single", "several"):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "unet" / "x.safetensors").write_bytes(name.encode())
+    for prefix, stages in {"shapes128": ("nerf", "geometry", "texture"), "shapes-mv": ("nerf",)}.items():
+        for stage in stages:
+            teachers[f"{prefix}-{stage}.yaml"] = str(tmp_path / ("single" if prefix == "shapes128" else "several"))
+    columns = parse_columns(["vsd", "vsd@shapes-mv"])
+    plan = replace(PLAN, config_set="shapes128")
+    before = compare.teacher_digests(plan, columns)
+    assert list(before) == ["shapes128", "shapes-mv"] and len(set(before.values())) == 2
+    (tmp_path / "several" / "unet" / "x.safetensors").write_bytes(b"new")
+    after = compare.teacher_digests(plan, columns)
+    assert after["shapes128"] == before["shapes128"] and after["shapes-mv"] != before["shapes-mv"]
 
 
 def test_all_methods_of_a_prompt_and_seed_come_together():

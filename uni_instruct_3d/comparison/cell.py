@@ -24,12 +24,16 @@ class CellRunner:
     """What a worker does with a cell; torch and the rest are imported once per worker.
 
     Args:
-        plan: what all cells share. teacher: digest of its weights. prompts: all of the comparison's.
+        plan: what all cells share. teachers: digest of the weights by config set. prompts: all of the comparison's.
     """
 
     plan: Plan
-    teacher: str
+    teachers: dict[str, str]
     prompts: tuple[str, ...]
+
+    def teacher(self, cell: Cell) -> str:
+        """Digest of the teachers of a cell's stages."""
+        return self.teachers[self.plan.set_of(cell.column)]
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """The cell's result, also left as result.json in its folder.
@@ -65,7 +69,7 @@ class CellRunner:
 
     def _make_room(self, cell: Cell, folder: Path) -> None:
         """Keep what an earlier run of the same settings left; anything else in the folder goes."""
-        key = self.plan.key(cell, self.teacher)
+        key = self.plan.key(cell, self.teacher(cell))
         mark = folder / "key"
         if folder.is_dir() and not (mark.is_file() and mark.read_text() == key):
             shutil.rmtree(folder)
@@ -104,7 +108,7 @@ class CellRunner:
     def _finish(self, cell: Cell, folder: Path, result: dict[str, Any]) -> None:
         from threestudio.utils.files import atomic_path
 
-        identity = {"key": self.plan.key(cell, self.teacher), "column": cell.column.label, "prompt": cell.prompt}
+        identity = {"key": self.plan.key(cell, self.teacher(cell)), "column": cell.column.label, "prompt": cell.prompt}
         with atomic_path(folder / RESULT) as temporary:
             temporary.write_text(json.dumps(identity | {"seed": cell.seed} | result, indent=2) + "\n")
         if result["status"] == "done" and not self.plan.keep:

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from .. import ROOT
-from ..pipeline.stages import STAGES, Stage, config_files, methods, slug
+from ..pipeline.stages import CONFIG_SETS, STAGES, Stage, config_files, methods, slug
 
 CONFIGS = ROOT / "configs"
 PRESETS = CONFIGS / "presets"
@@ -49,18 +49,21 @@ BLOCKS = ("data", "system", "trainer", "checkpoint")
 class Column:
     """A method of the table: an overlay of configs/methods and overrides on top of it.
 
-    label: as written on the command line. overrides: ``key=value`` with full keys.
+    label: as written on the command line. overrides: ``key=value`` with full keys. config_set: of this column alone, so
+    that teachers can be compared (None: the comparison's).
     """
 
     label: str
     method: str
     overrides: tuple[str, ...] = ()
+    config_set: str | None = None
 
     @property
     def title(self) -> str:
         """For tables."""
-        method, _, settings = self.label.partition(":")
-        return ", ".join(part for part in (TITLES.get(method, method), settings) if part)
+        settings = self.label.partition(":")[2]
+        parts = (TITLES.get(self.method, self.method), self.config_set, settings)
+        return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -127,18 +130,23 @@ class Plan:
             return list(RECIPES[column.method]) if "mesh" in self.backbones else []
         return self.stages
 
+    def set_of(self, column: Column) -> str:
+        """Key of text_to_3d.CONFIG_SETS for a column: its own, or the comparison's."""
+        return column.config_set or self.config_set
+
     def configs(self, stage: Stage, column: Column) -> list[Path]:
         """YAML files of a stage, later ones over earlier ones: stage, method, preset.
 
         The preset goes last: what it says holds for every method, so that no column trains longer than another.
-        Geometry is refined with SDS whatever the method, as in the paper. A recipe of its own has its own preset.
+        Geometry is refined with SDS whatever the method, as in the paper. A recipe of its own has its own preset; so
+        may have a config set, whose batches of views cannot be cut as single views can.
         """
         recipe = column.method in RECIPES
-        files = config_files(stage, self.config_set, None if recipe else column.method)
-        preset = f"{column.method}-{stage.name}.yaml" if recipe else f"{stage.name}.yaml"
-        if self.preset and (PRESETS / self.preset / preset).is_file():
-            files.append(PRESETS / self.preset / preset)
-        return files
+        files = config_files(stage, self.set_of(column), None if recipe else column.method)
+        own = f"{column.method if recipe else self.set_of(column)}-{stage.name}.yaml"
+        names = [own] if recipe else [own, f"{stage.name}.yaml"]
+        found = [PRESETS / self.preset / name for name in names] if self.preset else []
+        return files + [path for path in found if path.is_file()][:1]
 
     def stage_overrides(self, stage: Stage, column: Column) -> list[str]:
         """``key=value`` on top of the files."""
@@ -154,7 +162,9 @@ class Plan:
             for stage in self.stages_of(cell.column)
         }
         scoring = [self.clip, self.clip_pretrained, self.aesthetic, self.protocol]
-        identity = [settings, scoring, teacher, asdict(cell)]
+        asked = asdict(cell)
+        del asked["column"]["config_set"]  # the settings and the label say it
+        identity = [settings, scoring, teacher, asked]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -165,17 +175,21 @@ def cells(columns: list[Column], prompts: list[str], seeds: list[int]) -> list[C
 
 
 def parse_column(text: str) -> Column:
-    """``overlay`` or ``overlay:key=value,key=value``; ``gradient=exact`` is short for system.guidance.gradient.
+    """``overlay``, ``overlay:key=value,key=value`` or, with a config set of its own, ``overlay@set`` and
+    ``overlay@set:key=value``; ``gradient=exact`` is short for system.guidance.gradient.
     ``ground_truth`` stands for the objects of the built-in world.
 
     Raises:
-        ValueError: no such overlay, or an override that is none.
+        ValueError: no such overlay or config set, or an override that is none.
     """
-    method, _, rest = text.partition(":")
+    named, _, rest = text.partition(":")
+    method, at, config_set = named.partition("@")
     if method not in (choices := [*methods(), *RECIPES, GROUND_TRUTH]):
         choices += COLUMN_SETS
         raise ValueError(f"--methods {method!r} is no overlay of configs/methods; choices: {', '.join(choices)}")
-    if method == GROUND_TRUTH and rest:
+    if at and config_set not in CONFIG_SETS:
+        raise ValueError(f"--methods {text!r}: no config set {config_set!r}; choices: {', '.join(CONFIG_SETS)}")
+    if method == GROUND_TRUTH and (rest or at):
         raise ValueError(f"--methods {text!r}: {GROUND_TRUTH} trains nothing, so that it has no settings")
     overrides = []
     for item in re.split(r",(?![^\[{]*[\]}])", rest) if rest else ():
@@ -184,7 +198,7 @@ def parse_column(text: str) -> Column:
             raise ValueError(f"--methods {text!r}: {item!r} is not of the form key=value")
         full = key if key.partition(".")[0] in BLOCKS else f"system.guidance.{key}"
         overrides.append(f"{full}={value}")
-    return Column(text, method, tuple(overrides))
+    return Column(text, method, tuple(overrides), config_set or None)
 
 
 def parse_columns(texts: list[str]) -> list[Column]:
