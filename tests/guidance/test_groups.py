@@ -139,16 +139,6 @@ def test_a_fake_score_need_not_be_told_the_camera(build):
     assert torch.isfinite(ask(guidance, latents_of(1))[1]).all()
 
 
-@pytest.mark.parametrize("shared_pass", ["never", "always"])
-def test_shared_passes_give_group_losses(shared_pass, build):
-    guidance = trained(build(divergence="fkl", fake_score={"shared_pass": shared_pass}))
-    out, grad = ask(guidance, latents_of(2))
-    assert grad.abs().sum() > 0
-    losses = out["loss_fake_score"] + out["loss_discriminator"]
-    found = torch.autograd.grad(losses, list(guidance.networks.parameters()), allow_unused=True)
-    assert sum(x is not None and bool(x.isfinite().all()) and bool(x.abs().sum() > 0) for x in found) > 2
-
-
 def test_a_view_that_is_not_finite_rejects_its_group(build):
     latents = latents_of(2)
     latents[5] = float("nan")

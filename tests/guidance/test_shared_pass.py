@@ -9,6 +9,7 @@ from prompt_stub import StubPrompts, cameras
 import threestudio  # noqa: F401  the host first, as launch.py does
 from uni_instruct_guidance.core import TimeSampler
 from uni_instruct_guidance.guidance import learning, uni_instruct
+from uni_instruct_guidance.guidance.group_bank import orbits
 from uni_instruct_guidance.guidance.uni_instruct import UniInstructGuidance
 
 CASES = {
@@ -20,15 +21,20 @@ CASES = {
         "method": "sid_lsg", "auxiliary": {"gan": 0.1}, "discriminator": {"backbone": "teacher"},
         "fake_score": {"guidance_scale": 2.0},
     },
+    "groups of views": {
+        "divergence": "fkl", "jacobian": "none", "fake_score": {"batch": 2, "camera_condition": "teacher"},
+    },
 }  # fmt: skip
 
 
 @pytest.fixture
-def build(tiny_teacher, tmp_path):
+def build(tiny_teacher, tiny_multi_view, tmp_path):
     def make(shared_pass, **options):
+        groups = options.get("fake_score", {}).get("camera_condition") == "teacher"
         options["fake_score"] = {**options.get("fake_score", {}), "shared_pass": shared_pass}
         fixed = {
-            "pretrained_model_name_or_path": str(tiny_teacher), "half_precision_weights": False, "guidance_scale": 7.5,
+            "pretrained_model_name_or_path": str(tiny_multi_view if groups else tiny_teacher),
+            "half_precision_weights": False, "guidance_scale": 7.5,
             "bank": {"size": 2, "steps": 2}, "bank_dir": str(tmp_path / "bank"),
         }  # fmt: skip
         torch.manual_seed(0)
@@ -46,8 +52,10 @@ def step(guidance, number=0):
     guidance.update_step(0, number)
     guidance.zero_grad(set_to_none=True)
     torch.manual_seed(2)
-    rgb = torch.rand(2, 16, 16, 3, requires_grad=True)
-    out = guidance(rgb, StubPrompts(16), **cameras(2))
+    n = guidance.groups.n
+    where = cameras(2) if n == 1 else orbits(2, n, 0, 60, torch.Generator().manual_seed(5))
+    rgb = torch.rand(2 * n, 16, 16, 3, requires_grad=True)
+    out = guidance(rgb, StubPrompts(16), **where)
     sum(value for key, value in out.items() if key.startswith("loss_")).backward()
     return {"rgb": rgb.grad} | {name: p.grad for name, p in guidance.named_parameters() if p.grad is not None}
 
@@ -56,14 +64,15 @@ def step(guidance, number=0):
 def same_levels(monkeypatch):
     """Every pass draws the same noise levels and the same noise for the same picture."""
 
-    def fixed(process, x0, sampler, boundary=None):
+    def fixed(process, x0, sampler, groups, boundary=None):
         generator = torch.Generator().manual_seed(3)
         repeats = len(x0) // 2
         times = TimeSampler("uniform_t", 0.2, 0.8).sample(process, 2, generator=generator)
         times = times.map(lambda value: value.repeat_interleave(repeats))
         eps = torch.randn((2, *x0.shape[1:]), generator=generator).repeat_interleave(repeats, 0)
         torch.manual_seed(4)  # for the noise of the teacher's samples
-        return learning.Noised(x0, process.diffuse(x0.contiguous(), eps, times.t), times)
+        x_t = process.diffuse(x0.contiguous(), eps, times.t)
+        return learning.Noised(x0, times, groups.split(x_t), groups.rows(times.t))
 
     for module in (learning, uni_instruct):
         monkeypatch.setattr(module, "noised", fixed)
