@@ -27,9 +27,10 @@ import _environment  # noqa: F401
 
 from uni_instruct_3d import ROOT
 from uni_instruct_3d.command import COUNT, SEED, run_command
-from uni_instruct_3d.comparison.cell import BACKBONES, CellRunner, failed, read_result
+from uni_instruct_3d.comparison.cell import CellRunner, failed, read_result
 from uni_instruct_3d.comparison.engines import ENGINES, visible_gpus
 from uni_instruct_3d.comparison.matrix import Cell, Column, Plan, cells, parse_columns, presets
+from uni_instruct_3d.comparison.rungs import DEFAULT, RUNGS
 from uni_instruct_3d.comparison.table import Results, as_csv, as_json, failures, tables
 from uni_instruct_3d.help import Help
 from uni_instruct_3d.pipeline.stages import CONFIG_SETS, stage_file
@@ -44,7 +45,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--prompts", type=Path, default=ROOT / "prompts" / "compare.txt", help="one prompt a line")
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1])
-    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
+    parser.add_argument("--backbones", nargs="+", default=list(DEFAULT), choices=list(RUNGS))
     parser.add_argument("--baseline", metavar="METHOD", help="column that differences are taken to; vsd if it is there")
     parser.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
     parser.add_argument("--preset", choices=presets(), help="settings over all methods, of configs/presets")

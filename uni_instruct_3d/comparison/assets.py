@@ -49,7 +49,7 @@ class Asset(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished trial folder. Both methods raise ValueError where it holds no checkpoint of a 3D scene."""
+    """A finished trial folder, or a checkpoint in it. Both methods raise ValueError where there is no 3D scene."""
 
     trial: Path
 
@@ -60,7 +60,7 @@ class Trained:
         framing = scene_framing(scene, cameras)
         pictures, coverage = [], []
         for camera, fovy in zip(cameras.cameras(framing).to(get_device()), cameras.fovy_deg.tolist()):
-            out = scene(camera_batch(camera[None], fovy, cameras.size, framing))
+            out = scene.renderer(**camera_batch(camera[None], fovy, cameras.size, framing))
             pictures.append(out["comp_rgb"][0].clamp(0, 1).cpu().numpy())
             coverage.append(out["opacity"][0, ..., 0].cpu().numpy())
         return Views(np.stack(pictures), np.stack(coverage))

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .matrix import GROUND_TRUTH, Cell, Plan
+from .rungs import RUNGS
 
 if TYPE_CHECKING:
     from .assets import Asset
 
-#: Backbone -> the stage whose result it is.
-BACKBONES = {"nerf": "nerf", "mesh": "texture"}
 RESULT = "result.json"
 
 
@@ -49,7 +48,7 @@ class CellRunner:
         from .stages import StageError, prepare
 
         for backbone in self.plan.backbones:
-            choose("backbone", backbone, BACKBONES)
+            choose("backbone", backbone, RUNGS)
         torch.set_num_threads(self.plan.threads)
         prepare(self.plan.cpu)
         folder, start = self.plan.out / cell.folder, (time.perf_counter(), time.process_time())
@@ -83,8 +82,8 @@ class CellRunner:
         for stage in self.plan.stages_of(cell.column):
             result["cost"][stage.name] = run_stage(stage, cell, self.plan, folder)
             for backbone in self.plan.backbones:
-                if BACKBONES[backbone] == stage.name:
-                    self._score(cell, Trained(folder / stage.name), backbone, result)
+                if RUNGS[backbone].stage == stage.name:
+                    self._score(cell, Trained(RUNGS[backbone].scene(folder)), backbone, result)
 
     def _show_truth(self, cell: Cell, result: dict[str, Any]) -> None:
         from .assets import WorldObject

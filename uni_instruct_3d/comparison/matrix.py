@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from omegaconf import OmegaConf
 
 from .. import ROOT
 from ..pipeline.stages import CONFIG_SETS, STAGES, Stage, config_files, methods, slug
+from .rungs import DEFAULT, RUNGS
 
 CONFIGS = ROOT / "configs"
 PRESETS = CONFIGS / "presets"
 
 #: A column that trains nothing: the built-in world's own objects, scored like results.
 GROUND_TRUTH = "ground_truth"
+#: A column whose NeRF and texture are fitted to pictures of that object instead of being distilled.
+FITTED = "fitted"
 
 #: Columns with stages of their own: baselines that are no overlay of the three stages. Fantasia3D has no NeRF.
 RECIPES = {
@@ -39,6 +43,7 @@ TITLES = {
     "uni_instruct_rkl": "Uni-Instruct RKL",
     "uni_instruct_jkl": "Uni-Instruct JKL",
     GROUND_TRUTH: "Ground truth",
+    FITTED: "Fitted to ground truth",
 }
 
 #: Blocks of a configuration; an override whose key begins with none of them belongs to system.guidance.
@@ -97,7 +102,7 @@ class Plan:
     Args:
         out: the comparison's folder.
         config_set: key of text_to_3d.CONFIG_SETS. preset: folder of configs/presets, laid over it and the methods.
-        backbones: of "nerf", "mesh".
+        backbones: keys of rungs.RUNGS.
         overrides: ``key=value`` for every stage of every cell.
         clip, clip_pretrained: model of the 3D-CLIP score, see scoring.ClipScorer. aesthetic: weights file or None.
         protocol: camera protocol of CLIP and aesthetic score.
@@ -107,7 +112,7 @@ class Plan:
     out: Path
     config_set: str = "shapes"
     preset: str | None = None
-    backbones: tuple[str, ...] = ("nerf", "mesh")
+    backbones: tuple[str, ...] = DEFAULT
     overrides: tuple[str, ...] = ()
     clip: str = "local-dir:load/clip/shapes"
     clip_pretrained: str | None = None
@@ -120,19 +125,24 @@ class Plan:
     @property
     def stages(self) -> list[Stage]:
         """Stages of text_to_3d that the backbones need."""
-        return STAGES if "mesh" in self.backbones else [stage for stage in STAGES if stage.name == "nerf"]
+        return self._up_to_last_rung(STAGES)
 
     def stages_of(self, column: Column) -> list[Stage]:
         """Stages of one column; none where it has nothing for the backbones."""
         if column.method == GROUND_TRUTH:
             return []
         if column.method in RECIPES:
-            return list(RECIPES[column.method]) if "mesh" in self.backbones else []
+            return self._up_to_last_rung(RECIPES[column.method])
         return self.stages
 
     def set_of(self, column: Column) -> str:
         """Key of text_to_3d.CONFIG_SETS for a column: its own, or the comparison's."""
         return column.config_set or self.config_set
+
+    def _up_to_last_rung(self, stages: Sequence[Stage]) -> list[Stage]:
+        asked = {RUNGS[name].stage for name in self.backbones}
+        last = max((index for index, stage in enumerate(stages) if stage.name in asked), default=-1)
+        return list(stages[: last + 1])
 
     def configs(self, stage: Stage, column: Column) -> list[Path]:
         """YAML files of a stage, later ones over earlier ones: stage, method, preset.
@@ -142,7 +152,10 @@ class Plan:
         may have a config set, whose batches of views cannot be cut as single views can.
         """
         recipe = column.method in RECIPES
-        files = config_files(stage, self.set_of(column), None if recipe else column.method)
+        fitted = column.method == FITTED
+        files = config_files(stage, self.set_of(column), None if recipe or fitted else column.method)
+        if fitted and stage.name != "geometry":
+            files.append(CONFIGS / "ladder" / "fitted.yaml")
         own = f"{column.method if recipe else self.set_of(column)}-{stage.name}.yaml"
         names = [own] if recipe else [own, f"{stage.name}.yaml"]
         found = [PRESETS / self.preset / name for name in names] if self.preset else []
@@ -177,14 +190,14 @@ def cells(columns: list[Column], prompts: list[str], seeds: list[int]) -> list[C
 def parse_column(text: str) -> Column:
     """``overlay``, ``overlay:key=value,key=value`` or, with a config set of its own, ``overlay@set`` and
     ``overlay@set:key=value``; ``gradient=exact`` is short for system.guidance.gradient.
-    ``ground_truth`` stands for the objects of the built-in world.
+    ``ground_truth`` stands for the objects of the built-in world, ``fitted`` for a NeRF fitted to their pictures.
 
     Raises:
         ValueError: no such overlay or config set, or an override that is none.
     """
     named, _, rest = text.partition(":")
     method, at, config_set = named.partition("@")
-    if method not in (choices := [*methods(), *RECIPES, GROUND_TRUTH]):
+    if method not in (choices := [*methods(), *RECIPES, GROUND_TRUTH, FITTED]):
         choices += COLUMN_SETS
         raise ValueError(f"--methods {method!r} is no overlay of configs/methods; choices: {', '.join(choices)}")
     if at and config_set not in CONFIG_SETS:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
 
 from threestudio.utils.files import atomic_path
@@ -17,10 +18,12 @@ from uni_instruct_guidance.scoring.sources import Views as Pictures
 from uni_instruct_guidance.scoring.summary import Scorers, summarise
 
 from .. import ROOT
+from ..pipeline.checks import FAINT, SOLID
 from ..teacher_factory import load_judge
-from ..world_metrics import Asked, GroundTruth, Ring, asked_by
+from ..world_metrics import Asked, GroundTruth, Ring, asked_by, silhouette_iou
 from .assets import Asset
 from .matrix import Plan
+from .rungs import RUNGS
 
 JUDGE = ROOT / "load" / "judge" / "shapes.safetensors"
 #: Behind the objects when the judge looks: within the greys of the world's own renders.
@@ -61,13 +64,38 @@ def asked_or_none(prompt: str) -> Asked | None:
         return None
 
 
+def solidity(opacity: Float[np.ndarray, "n h w"], kept: Path, is_mesh: bool) -> dict[str, float]:
+    """What a person sees at once and no class accuracy tells.
+
+    ``half_transparent``: share of the covered pixels that are; rims alone make a few per cent. ``agreement``: of a
+    mesh's silhouettes with those of its NeRF (IoU), which an earlier call has left in the file ``kept``.
+    """
+    covered, solid = opacity > FAINT, opacity >= SOLID
+    scores = {"half_transparent": float((opacity[covered] < SOLID).mean()) if covered.any() else 1.0}
+    if not is_mesh:
+        with atomic_path(kept) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, solid=solid)
+    elif kept.is_file():
+        with np.load(kept, allow_pickle=False) as file:
+            if file["solid"].shape == solid.shape:
+                scores["agreement"] = silhouette_iou(solid, file["solid"])
+    return scores
+
+
+def components(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> float:
+    """Separate parts of a surface."""
+    import trimesh
+
+    return float(trimesh.Trimesh(vertices, faces, process=False).body_count)
+
+
 def score(
     asset: Asset, backbone: str, prompt: str, prompts: tuple[str, ...], plan: Plan, picture: Path
 ) -> dict[str, float]:
     """All scores of an asset; a strip of four views goes to `picture`.
 
     Args:
-        backbone: "nerf" or "mesh"; only a mesh has a surface to measure.
+        backbone: key of `RUNGS`; only a mesh has a surface to measure.
         prompts: the comparison's, among which CLIP must find the right one.
     """
     truth, asked, protocol = ground_truth(), asked_or_none(prompt), get_protocol(plan.protocol)
@@ -77,8 +105,11 @@ def score(
     views = asset.render(ring_protocol(truth.ring))
     if asked is not None:
         scores |= truth.of_views(asked, views.rgb, views.opacity)
-        if backbone == "mesh":
+        if RUNGS[backbone].is_mesh:
             scores |= truth.of_mesh(asked, *asset.surface())
+    scores |= solidity(views.opacity, picture.with_name("nerf_masks.npz"), RUNGS[backbone].is_mesh)
+    if RUNGS[backbone].is_mesh:
+        scores["components"] = components(*asset.surface())
     shown = [round(azimuth / 360 * truth.ring.count) for azimuth in SHOWN]
     with atomic_path(picture) as temporary:
         Image.fromarray(np.concatenate(list(views.rgb8[shown]), axis=1)).save(temporary, quality=88)

@@ -17,6 +17,7 @@ from torch import nn
 from threestudio.extensions import load_extensions
 from threestudio.utils.files import atomic_path
 from threestudio.utils.misc import set_device
+from threestudio.utils.sealed import save_sealed
 
 from .. import ROOT
 from ..pipeline import stage_runner
@@ -24,6 +25,7 @@ from ..pipeline.events import StageError
 from ..pipeline.stage_runner import StageJob
 from ..pipeline.stages import Stage
 from .matrix import Cell, Plan
+from .rungs import RUNGS, START
 
 __all__ = ["Cost", "StageError", "prepare", "run_stage", "watched"]
 
@@ -77,6 +79,20 @@ class Cost(Callback):
         self.counts = Counter(state_dict)
 
 
+class KeepStart(Callback):
+    """Leaves the weights that a stage begins with in ckpts/start.ckpt, which renders like any other checkpoint."""
+
+    def __init__(self, trial: Path) -> None:
+        self.path = trial / "ckpts" / START
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.path.is_file():  # a run that goes on is not at its start
+            parts = ("geometry.", "material.", "renderer.")
+            weights = {key: value.cpu() for key, value in pl_module.state_dict().items() if key.startswith(parts)}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save_sealed({"state_dict": weights, "epoch": 0, "global_step": 0}, self.path)
+
+
 def watched(guidance: nn.Module | None) -> dict[str, nn.Module]:
     """Networks whose calls are counted, as far as this guidance has them."""
     teacher = getattr(guidance, "teacher", None)
@@ -95,6 +111,7 @@ def prepare(cpu: bool) -> None:
     if cpu:
         set_device("cpu")
     load_extensions([ROOT / "custom"])
+    from . import fitted  # noqa: F401  registers its system, which needs the extension's
 
 
 def run_stage(stage: Stage, cell: Cell, plan: Plan, folder: Path) -> dict[str, float]:
@@ -118,5 +135,7 @@ def run_stage(stage: Stage, cell: Cell, plan: Plan, folder: Path) -> dict[str, f
         with atomic_path(left) as temporary:
             temporary.write_text(json.dumps(cost.counts, indent=2) + "\n")
 
-    stage_runner.run_stage(job, [cost], before_done=leave)
+    asked = [RUNGS[backbone] for backbone in plan.backbones]
+    keep = [KeepStart(job.trial)] if any(rung.start and rung.stage == stage.name for rung in asked) else []
+    stage_runner.run_stage(job, [cost, *keep], before_done=leave)
     return json.loads(left.read_text())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .matrix import Cell, Column
+from .rungs import RUNGS
 
 Results = dict[Cell, dict[str, Any]]
 
@@ -37,6 +38,9 @@ METRICS = (
     Metric("view", "view %", 100.0),
     Metric("janus", "Janus %", 100.0, better=-1),
     Metric("iou", "silhouette IoU %", 100.0),
+    Metric("half_transparent", "half transparent %", 100.0, better=-1),
+    Metric("agreement", "mesh = NeRF (IoU) %", 100.0),
+    Metric("components", "parts", better=0),
     Metric("chamfer", "Chamfer ×100", 100.0, digits=2, better=-1),
     Metric("f_score", "F-score %", 100.0),
 )
@@ -140,7 +144,7 @@ def difference_table(results: Results, columns: list[Column], baseline: Column, 
     return Table(title, ["method", "pairs", *_titles(metrics)], rows)
 
 
-BACKBONE_TITLES = {"nerf": "NeRF", "mesh": "Mesh"}
+BACKBONE_TITLES = {name: rung.title for name, rung in RUNGS.items()}
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 

@@ -257,7 +257,10 @@ class BaseLift3DSystem(BaseSystem):
         path = os.path.join(os.path.dirname(cfg.geometry_convert_from), "../configs/parsed.yaml")
         if not os.path.isfile(path):
             raise UserError(f"system.geometry_convert_from={cfg.geometry_convert_from}: no configuration at {path}")
-        previous_cfg = parse_structured(self.Config, OmegaConf.load(path).system)
+        previous = OmegaConf.load(path)
+        # it may be of another system, with keys of its own
+        owner = threestudio.find(previous.system_type) if "system_type" in previous else type(self)
+        previous_cfg = parse_structured(owner.Config, previous.system)
         geometry_cfg = OmegaConf.merge(previous_cfg.geometry, cfg.geometry_convert_override)
         previous = threestudio.find(previous_cfg.geometry_type)(geometry_cfg)
         weights, epoch, global_step = load_module_weights(cfg.geometry_convert_from, module_name="geometry")
