@@ -7,7 +7,7 @@ import torch
 import trimesh
 
 from backends.tetrahedra import marching_tetrahedra, tetrahedral_grid
-from uni_instruct_guidance.models.opacity_field import directions_above, visibility
+from uni_instruct_guidance.models.opacity_field import directions_above, pictured_level, visibility
 
 N = 33
 
@@ -78,3 +78,41 @@ def test_a_ring_keeps_its_hole_and_fog_is_no_surface():
     torus = _surface(ring.float() * 100 + fog.float() * 0.5)
     assert torus.is_watertight and torus.euler_number == 0
     assert torus.volume == pytest.approx(2 * math.pi**2 * 0.55 * 0.22**2, rel=0.15)
+
+
+def soft_ball(nodes: int = 41, radius: float = 0.5, softness: float = 0.08, peak: float = 40.0):
+    """Density [n, n, n] that falls off over ``softness`` around ``radius``, and the spacing of its nodes."""
+    axis = torch.linspace(-1, 1, nodes)
+    r = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    return peak * torch.sigmoid((radius - r) / softness), torch.full((3,), 2.0 / (nodes - 1))
+
+
+@pytest.mark.parametrize("peak", [10.0, 40.0, 200.0])
+def test_the_body_has_the_radius_that_pictures_show(peak):
+    """Oracle: the distance from the axis at which the opacity along a ray, integrated finely, falls to one half."""
+    density, spacing = soft_ball(peak=peak)
+    directions = directions_above(-10.0, 24)
+    seen = visibility(density, spacing, directions)
+    level = pictured_level(seen, density, spacing, directions[::4], torch.linspace(0.5, 0.999, 200))
+    along = torch.linspace(-1, 1, 4001)[None]
+    offsets = torch.linspace(0.0, 1.0, 1001)[:, None]
+    depth = (peak * torch.sigmoid((0.5 - (offsets**2 + along**2).sqrt()) / 0.08)).sum(1) * (2 / 4000)
+    shown = float(offsets[(1 - torch.exp(-depth) >= 0.5)].max())
+    volume = float((seen < level).sum()) * float(spacing.prod())
+    radius = (volume * 3 / (4 * math.pi)) ** (1 / 3)
+    # half a node: the grid's own resolution of a radius
+    assert abs(radius - shown) < 0.5 * float(spacing[0])
+    # a fixed level, as it was, makes the object smaller than its pictures
+    fixed = float((seen < 0.5**0.5).sum()) * float(spacing.prod())
+    assert (fixed * 3 / (4 * math.pi)) ** (1 / 3) < shown - 0.8 * float(spacing[0])
+
+
+def test_fog_that_pictures_hardly_show_is_not_made_solid():
+    density, spacing = soft_ball(softness=0.02)
+    fog = density + 0.2  # a third of a ray across the box
+    directions = directions_above(-10.0, 24)
+    seen = visibility(fog, spacing, directions)
+    level = pictured_level(seen, fog, spacing, directions[::4], torch.linspace(0.5, 0.99, 40))
+    body = float((seen < level).sum()) * float(spacing.prod())
+    # the ball, volume 0.52, its soft rim and its shadow below; a level of 0.95 would take half of the box, volume 8
+    assert 0.52 < body < 0.8 and float((seen < 0.95).sum()) * float(spacing.prod()) > 4.0

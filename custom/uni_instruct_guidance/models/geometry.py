@@ -20,13 +20,14 @@ from threestudio.models.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
 from threestudio.utils.ops import chunk_batch, scale_tensor
 
 from .encoding import PYRAMID, PyramidEncoding
-from .opacity_field import directions_above, visibility
+from .opacity_field import directions_above, pictured_level, visibility
 
 #: Views that decide what is seen with ``surface: opacity``; undersides are rarely trained.
 LOWEST_VIEW_DEG, N_VIEWS = -10.0, 48
-#: Transmittance from the middle of a sheet that a picture shows half opaque: half of its optical depth lies before it.
-#: At one half, leaves and stems that a picture shows at up to three quarters would be lost.
-SEEN = 0.5**0.5
+#: Levels of the visibility that may become the surface; the one whose body has the pictures' silhouettes does. The
+#: lowest is what the middle of a half-opaque sheet has: half of its optical depth lies before it. Below, leaves and
+#: stems that a picture shows at up to three quarters would be lost. Above the highest it would lie in the next cell.
+LEVELS = (0.5**0.5, 0.9, 20)
 #: ``surface`` -> what it means.
 SURFACES = {"opacity": "what the pictures show", "threshold": "the level isosurface_threshold of the density"}
 
@@ -70,7 +71,7 @@ class UniInstructVolume(PyramidEncoding, ImplicitVolume):
 
     @torch.no_grad()
     def seen_level(self, bbox: Float[Tensor, "2 3"]) -> Float[Tensor, "N 1"]:
-        """Level at the grid's vertices in ``bbox``: largest transmittance to any viewer, minus :data:`SEEN`.
+        """Level at the grid's vertices in ``bbox``: largest transmittance to any viewer, minus that of the surface.
 
         Raises:
             ValueError: every point can be seen.
@@ -80,16 +81,19 @@ class UniInstructVolume(PyramidEncoding, ImplicitVolume):
         nodes = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).to(bbox)
         density = chunk_batch(self.forward_density, 1 << 16, nodes.reshape(-1, 3)).reshape(nodes.shape[:3])
         spacing = (bbox[1] - bbox[0]) / (n_nodes - 1)
-        seen = visibility(density.float(), spacing, directions_above(LOWEST_VIEW_DEG, N_VIEWS))
-        if not (seen < SEEN).any():
+        directions = directions_above(LOWEST_VIEW_DEG, N_VIEWS)
+        seen = visibility(density.float(), spacing, directions)
+        if not (seen < LEVELS[0]).any():
             raise ValueError(
                 f"system.geometry.surface=opacity: nothing of the density, at most {density.max().item():.3g}, hides "
                 "anything behind it; train longer, or choose surface=threshold and a low isosurface_threshold"
             )
+        level = pictured_level(seen, density.float(), spacing, directions[::4], torch.linspace(*LEVELS).to(seen))
+        threestudio.info(f"surface: seen by {level:.2f} of the light, as the pictures' silhouettes say")
         helper = self.isosurface_helper
         # grid_sample names the last axis first
         at = scale_tensor(helper.grid_vertices, helper.points_range, (-1, 1)).flip(-1)
-        return F.grid_sample(seen[None, None], at.view(1, 1, 1, -1, 3), align_corners=True).view(-1, 1) - SEEN
+        return F.grid_sample(seen[None, None], at.view(1, 1, 1, -1, 3), align_corners=True).view(-1, 1) - level
 
 
 @threestudio.register("uni-instruct-tetrahedra")

@@ -38,36 +38,70 @@ def visibility(density: Tensor, spacing: Tensor, directions: Tensor) -> Tensor:
         [X, Y, Z] in 0 .. 1.
     """
     best = torch.zeros_like(density)
-    for direction in directions.tolist():
-        steps = [component / length for component, length in zip(direction, spacing.tolist())]
-        axis = max(range(3), key=lambda i: abs(steps[i]))
-        others = [i for i in range(3) if i != axis]
-        order = (axis, *others)
-        volume = density.permute(order)
-        if steps[axis] < 0:
-            volume = volume.flip(0)
-        # From one slice to the next towards the viewer the ray moves by `shear` nodes, and by `length` in space.
-        shear = [steps[i] / abs(steps[axis]) for i in others]
-        seen = _transmittance(volume, shear, 1 / abs(steps[axis]))
-        if steps[axis] < 0:
-            seen = seen.flip(0)
-        best = torch.maximum(best, seen.permute(*(order.index(i) for i in range(3))))
+    for direction in directions:
+        rays = _Rays(direction, spacing, density.shape)
+        along = rays.gather(density)
+        beyond = along.flip(0).cumsum(0).flip(0) - along / 2
+        best = torch.maximum(best, rays.scatter(torch.exp(-beyond * rays.length)))
     return best
 
 
-def _transmittance(volume: Tensor, shear: list[float], length: float) -> Tensor:
-    """Transmittance towards the last slice along rays that move by ``shear`` (|.| <= 1) nodes per slice."""
-    n, height, width = volume.shape
-    slide = torch.arange(n, dtype=volume.dtype, device=volume.device)
-    rows, columns = ((slide * s) for s in shear)
-    top, left = (min(0.0, -(n - 1) * s) for s in shear)
-    sheared = _shift(volume, rows + top, columns + left, _grown(height, shear[0], n), _grown(width, shear[1], n))
-    beyond = sheared.flip(0).cumsum(0).flip(0) - sheared / 2
-    return _shift(torch.exp(-beyond * length), -rows - top, -columns - left, height, width)
+def pictured_level(
+    seen: Tensor, density: Tensor, spacing: Tensor, directions: Tensor, levels: Tensor, opaque: float = 0.5
+) -> float:
+    """The level of the visibility whose body has the silhouettes that the density's pictures show.
+
+    Of ``levels``, the one with the largest intersection over union of two sets of rays, mean over the directions:
+    those that meet a point seen less than that, and those along which the density's opacity is at least ``opaque``. A
+    ray that grazes a soft surface gathers opacity over a long way, so pictures show an object larger than what a look
+    straight at its surface says.
+
+    Args:
+        seen: [X, Y, Z], from :func:`visibility`. density, spacing, directions: as there.
+    """
+    score = torch.zeros_like(levels)
+    for direction in directions:
+        rays = _Rays(direction, spacing, density.shape)
+        shown = 1 - torch.exp(-rays.gather(density).sum(0) * rays.length) >= opaque
+        least = 1 + rays.gather(seen - 1).amin(0)  # beyond the grid everything is seen
+        body = least < levels[:, None, None]
+        union = (body | shown).sum((1, 2))
+        score += (body & shown).sum((1, 2)) / union.clamp_min(1)
+    return float(levels[score.argmax()])
 
 
-def _grown(size: int, shear: float, n: int) -> int:
-    return size + math.ceil(abs(shear) * (n - 1))
+class _Rays:
+    """Parallel rays through a grid of nodes: slices of the grid, slid over each other so that a ray is a column.
+
+    direction: [3] unit vector towards the viewer. length: in space, from one slice to the next along a ray.
+    """
+
+    def __init__(self, direction: Tensor, spacing: Tensor, shape: torch.Size) -> None:
+        steps = [component / size for component, size in zip(direction.tolist(), spacing.tolist())]
+        axis = max(range(3), key=lambda i: abs(steps[i]))
+        others = [i for i in range(3) if i != axis]
+        self.order, self.flipped, self.length = (axis, *others), steps[axis] < 0, 1 / abs(steps[axis])
+        # from one slice to the next towards the viewer the ray moves by so many (at most 1) nodes
+        self.shear = [steps[i] / abs(steps[axis]) for i in others]
+        self.count, self.height, self.width = (shape[i] for i in self.order)
+
+    def _slides(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        slide = torch.arange(self.count, dtype=like.dtype, device=like.device)
+        return tuple(slide * s + min(0.0, -(self.count - 1) * s) for s in self.shear)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """[X, Y, Z] as [slices towards the viewer, rows, columns] of rays; 0 beyond the grid."""
+        volume = values.permute(self.order)
+        height, width = (
+            size + math.ceil(abs(s) * (self.count - 1)) for size, s in zip((self.height, self.width), self.shear)
+        )
+        return _shift(volume.flip(0) if self.flipped else volume, *self._slides(values), height, width)
+
+    def scatter(self, along: Tensor) -> Tensor:
+        """What :meth:`gather` gave, back at the nodes."""
+        volume = _shift(along, *(-slide for slide in self._slides(along)), self.height, self.width)
+        volume = volume.flip(0) if self.flipped else volume
+        return volume.permute(*(self.order.index(i) for i in range(3)))
 
 
 def _shift(slices: Tensor, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
