@@ -162,3 +162,24 @@ def test_table7_stands_for_the_papers_rows():
         "Ground truth", "SDS (DreamFusion)", "Fantasia3D", "VSD (ProlificDreamer)", "Uni-Instruct FKL",
         "Uni-Instruct RKL",
     ]  # fmt: skip
+
+
+def test_rungs_say_how_far_a_cell_is_trained():
+    """The ladder: stages up to the last rung that is asked for, for every kind of column."""
+    plan = Plan(out=Path("x"), backbones=("nerf",))
+    names = lambda plan, text: [stage.name for stage in plan.stages_of(parse_column(text))]  # noqa: E731
+    assert names(plan, "vsd") == ["nerf"] and names(plan, "fantasia3d") == []
+    plan = replace(plan, backbones=("converted",))
+    assert names(plan, "vsd") == ["nerf", "geometry"] and names(plan, "fantasia3d") == ["geometry"]
+    plan = replace(plan, backbones=("nerf", "refined", "mesh"))
+    assert names(plan, "fitted") == ["nerf", "geometry", "texture"]
+    assert names(plan, "ground_truth") == []
+
+
+def test_the_fitted_column_keeps_the_common_geometry_stage():
+    plan = Plan(out=Path("x"), preset="compare-cpu")
+    column = parse_column("fitted")
+    files = {stage.name: [path.name for path in plan.configs(stage, column)] for stage in matrix.STAGES}
+    assert files["nerf"] == ["shapes-nerf.yaml", "fitted.yaml", "nerf.yaml"]
+    assert files["geometry"] == ["shapes-geometry.yaml", "geometry.yaml"]
+    assert files["texture"] == ["shapes-texture.yaml", "fitted.yaml", "texture.yaml"]
