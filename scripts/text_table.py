@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Everything; the exit status."""
-    assessment = Assessment(images=args.images)
+    assessment = Assessment(images=args.images, pairs=max(2, min(Assessment.pairs, args.images // 40)))
     if args.assess is not None:
         print(json.dumps(assess(one_step_pipeline(args.assess), ask_world(assessment), assessment), indent=1))
         return 0

@@ -6,142 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_teacher import make_tiny_teacher
+from text_runs import PROMPTS, flat
 
 from uni_instruct_guidance.core import METHODS
-from uni_instruct_guidance.core.process import per_sample
 from uni_instruct_guidance.distill2d.config import DistillConfig, read_config
 from uni_instruct_guidance.distill2d.methods import applicable
 from uni_instruct_guidance.distill2d.trainer import build_distill_module, distill
-from uni_instruct_guidance.teachers.randomness import Share
 
 ROOT = Path(__file__).parents[2]
-PROMPTS = ["a red mug", "a blue chair, front view", "a red chair", "a blue mug"]
-BRIGHT = "def bright(images, prompts):\n    return images.mean((1, 2, 3))\n\n\ndef deaf(images, prompts):\n" \
-    "    return images.detach().mean((1, 2, 3))\n"  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    return make_tiny_teacher(tmp_path_factory.mktemp("teacher"), seed=3)
-
-
-@pytest.fixture
-def config(teacher, tmp_path):
-    """(overrides) ↦ three steps of four pictures."""
-    prompts, rewards = tmp_path / "prompts.txt", tmp_path / "rewards.py"
-    prompts.write_text("# toys\n" + "\n".join(PROMPTS) + "\n")
-    rewards.write_text(BRIGHT)
-
-    def make(*overrides: str) -> DistillConfig:
-        return read_config(
-            DistillConfig,
-            overrides=[
-                *("steps=2", "batch=4", "lr=1e-3", "log_every=1", "grid=4", "save_every=1", "sample_every=0"),
-                *("bank={count: 4, batch: 4, steps: 2, guidance_scale: 2.0}", "real=teacher", "text.t_init=700"),
-                *("fake_noise.sampler=uniform_t", "student_noise.max_fraction=0.98", "trainer.accelerator=cpu"),
-                *(f"teacher={teacher}", f"text.prompts={prompts}", f"bank.path={tmp_path / 'bank'}"),
-                *(f"text.reward={rewards}:bright", "text.rank=2"),
-                *overrides,
-            ],
-        )
-
-    return make
-
-
-def flat(module: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
-
-
-class OneProcess:
-    """What a module asks of Lightning's trainer."""
-
-    world_size, global_rank, strategy = 1, 0, None
-
-
-def prepared(config: DistillConfig):
-    module = build_distill_module(config)
-    module.__dict__["_trainer"] = OneProcess()
-    with torch.no_grad():  # away from the teacher, so that no score gap is zero
-        for parameter in [*module.fake.parameters(), *module.student.parameters()]:
-            generator = torch.Generator().manual_seed(parameter.numel())
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        if module.uses_discriminator:
-            torch.nn.init.normal_(module.head.branches["mid"][-1].weight)
-    return module
-
-
-def found_gradient(module, share: Share) -> torch.Tensor:
-    module.student.zero_grad()
-    (loss,) = module._student_losses([share], module.method.at(0), module.random("student"))
-    loss.backward()
-    return torch.cat([p.grad.flatten() for p in module.student.parameters() if p.grad is not None])
-
-
-@pytest.mark.parametrize("name", ["swiftbrush", "diff_instruct"])
-def test_direct_methods_are_the_guided_score_gap(config, name):
-    """(s_p − s_q)ᵀ ∂x_t/∂θ with the method's weight, teacher under classifier-free guidance, written out in ε̂."""
-    module = prepared(config(f"method={{name: {name}, weighting: sigma2, auxiliary: {{regression: 0, reward: 0}}}}",
-                             "loss_scale={student: 1.0}", "method.guidance_teacher=4.5"))  # fmt: skip
-    share = Share(0, 4, 4)
-    found = found_gradient(module, share)
-
-    random, teacher = module.random("student"), module.teacher
-    z, rows = module._draw(random, share)
-    text, null = module.conditions.of(rows, "cpu"), module.conditions.null(rows, "cpu")
-    levels = module._levels(module.student_noise, random, share)
-    alpha, sigma = (per_sample(v, z) for v in teacher.process.alpha_sigma(levels.t))
-    t_init = torch.full((4,), 700)
-    a0, s0 = (per_sample(v, z) for v in teacher.process.alpha_sigma(t_init))
-    x0 = (z - s0 * module.student.unet(z, t_init, text).sample) / a0
-    x_t = alpha * x0 + sigma * random.normal("eps", share, teacher.shape)
-    with torch.no_grad():
-        eps = teacher.unet(torch.cat([x_t] * 2), torch.cat([levels.t] * 2), torch.cat([text, null])).sample
-        eps_q = eps[4:] + 4.5 * (eps[:4] - eps[4:])
-        eps_p = module.fake.unet(x_t, levels.t, text).sample
-    module.student.zero_grad()
-    # s_p − s_q = (ε̂_q − ε̂_p)/σ, and the weighting sigma2 is threestudio's σ² on the gap of ε̂ in the latents
-    (sigma.square() * (eps_q - eps_p) * x0).flatten(1).sum(1).mean().backward()
-    expected = torch.cat([p.grad.flatten() for p in module.student.parameters() if p.grad is not None])
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3 * expected.abs().max().item())
-    assert found.abs().max() > 0
-
-
-def test_long_short_guidance_is_in_all_three_places(config):
-    """SiD-LSG with κ = 0: −Δᵀ(s_p − s_c) per weight σ⁴/α² …, both scores and the fake score's loss guided."""
-    module = prepared(config("method={name: sid_lsg, weighting: x0}", "loss_scale={student: 1.0}"))
-    assert vars(module.method.guidance) == {"teacher": 1.5, "fake": 1.5, "fake_train": 1.5}
-    share = Share(0, 4, 4)
-    found = found_gradient(module, share)
-    random = module.random("student")
-    z, rows = module._draw(random, share)
-    text, null = module.conditions.of(rows, "cpu"), module.conditions.null(rows, "cpu")
-    levels = module._levels(module.student_noise, random, share)
-    x0 = module.generate(module.student, z, text)
-    x_t = module._diffuse(x0, levels, random, share)
-
-    def guided(predict):
-        cond, uncond = predict(text), predict(null)
-        return uncond + 1.5 * (cond - uncond)
-
-    x0_q = guided(lambda c: module.teacher.predict_x0(x_t, levels.t, c))
-    x0_p = guided(lambda c: module.fake.denoise(x_t, levels.t, c)[0])
-    module.student.zero_grad()
-    (-((x0_p - x0_q) * (x0_p - x0)).flatten(1).sum(1)).mean().backward()
-    expected = torch.cat([p.grad.flatten() for p in module.student.parameters() if p.grad is not None])
-    cosine = torch.nn.functional.cosine_similarity(found, expected, dim=0)
-    assert cosine > 0.9999  # equal up to the weighting's constant
-
-    (loss,) = module._fake_losses([share], None, module.random("fake0"))
-    random = module.random("fake0")
-    z, rows = module._draw(random, share)
-    text, null = module.conditions.of(rows, "cpu"), module.conditions.null(rows, "cpu")
-    x0 = module.generate(module.student, z, text).detach()
-    levels = module._levels(module.fake_noise, random, share)
-    eps = random.normal("eps", share, module.teacher.shape)
-    x_t = per_sample(levels.alpha, z) * x0 + per_sample(levels.sigma, z) * eps
-    answer = guided(lambda c: module.fake.unet(x_t, levels.t, c).sample)
-    torch.testing.assert_close(loss, (answer - eps).square().mean(), rtol=1e-3, atol=1e-5)
 
 
 def test_every_row_for_generators_applies():

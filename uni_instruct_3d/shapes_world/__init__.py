@@ -6,7 +6,7 @@ sees the front; every object fits a sphere of radius 0.6 around the origin.
 
 from .palette import COLORS, PATTERNS
 from .render import Instance, Light, fit_distance, instance_mesh, look_at, make_instance, render
-from .sampling import class_probabilities, sample_batch
+from .sampling import caption_of, class_probabilities, sample_batch
 from .vocabulary import CLASSES, HELD_OUT, OBJECT_CLASSES, VIEW_CLASSES, VIEWS, caption, is_held_out, view_word
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Instance",
     "Light",
     "caption",
+    "caption_of",
     "class_probabilities",
     "fit_distance",
     "instance_mesh",

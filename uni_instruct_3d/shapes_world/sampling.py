@@ -154,6 +154,21 @@ class _Scene:
         return np.clip(np.stack([base + tint + slope, base + tint - slope]), 0.0, 1.0).astype(np.float32)
 
 
+def _view(scene: _Scene, index: int, group: int) -> int:
+    return (index % group + (scene.view_offset if group < len(VIEWS) else 0)) % len(VIEWS)
+
+
+def _told(scene: _Scene, view_id: int, group: int) -> str:
+    unsaid = scene.viewless and group == 1 and scene.kind == 0
+    return with_view(scene.text, None if unsaid else VIEWS[view_id], scene.kind)
+
+
+def caption_of(seed: int, index: int, split: str = "train", style: str = "light") -> tuple[str, int]:
+    """Caption and kind of one item of `sample_batch` (group 1), which is not drawn for it."""
+    scene = _Scene(seed, index, choose("split", split, SPLITS), STYLES[choose("style", style, STYLES)])
+    return _told(scene, _view(scene, index, 1), 1), scene.kind
+
+
 def sample_batch(
     seed: int, start: int, n: int, size: int = 64, split: str = "train", group: int = 1, style: str = "light"
 ) -> dict[str, np.ndarray | list[str]]:
@@ -186,7 +201,14 @@ def sample_batch(
             scene_index = index // group
             scene = _Scene(seed, scene_index, split, look)
         rng = _stream(seed, index, 1)
+<<<<<<< HEAD
         view_id = (index % group + (scene.view_offset if group < len(VIEWS) else 0)) % len(VIEWS)
+=======
+        view_id = _view(scene, index, group)
+        view = VIEWS[view_id]
+        azimuth = _azimuth(rng, view, look.canonical)
+        elevation = scene.overhead_elevation if view == "overhead" else scene.elevation
+>>>>>>> 873c417 (One-step trainer: losses, families and configuration blocks in files of their own; texts are encoded once; a run knows its teacher; captioned world pictures; every text method's terms written out in tests)
         distance = fit_distance(scene.fovy, scene.fill)
         if look.orbit:
             azimuth = (scene.first_azimuth + 360.0 * (index % group) / group + 180.0) % 360.0 - 180.0
@@ -209,6 +231,5 @@ def sample_batch(
         batch["view_id"][row], batch["kind"][row] = view_id, scene.kind
         batch["azimuth_deg"][row], batch["elevation_deg"][row] = azimuth, elevation
         batch["fovy_deg"][row], batch["distance"][row] = scene.fovy, distance
-        unsaid = scene.viewless and group == 1 and scene.kind == 0
-        batch["caption"].append(with_view(scene.text, None if unsaid else view, scene.kind))
+        batch["caption"].append(_told(scene, view_id, group))
     return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from uni_instruct_guidance.distill2d.metrics import Moments, frechet_distance
 from uni_instruct_guidance.scoring.clip import ClipScorer, diversity
+from uni_instruct_guidance.teachers.stable_diffusion.teacher import pick_dtype
 
 from .. import ROOT
 from .. import shapes_world as world
@@ -48,6 +50,7 @@ class Questions:
     images: UInt8[np.ndarray, "n h w 3"]
 
 
+@lru_cache(maxsize=1)
 def ask_world(assessment: Assessment) -> Questions:
     """Colour renders in the order of the world's endless data set."""
     count = int(assessment.images * 1.4) + 8  # an eighth are normal maps and grey renders
@@ -71,7 +74,8 @@ def guided_pipeline(folder: Path, steps: int = 20, guidance: float = 6.0) -> Dra
 def _pipeline(folder: Path, options: dict, solver: str | None) -> Draw:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    dtype = pick_dtype(True, torch.device("cpu"))
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     if solver is not None:
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)

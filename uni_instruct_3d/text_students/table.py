@@ -19,7 +19,7 @@ from uni_instruct_guidance.distill2d.config import DistillConfig
 from uni_instruct_guidance.distill2d.trainer import distill
 from uni_instruct_guidance.teachers.fingerprint import of_files
 
-from .. import ROOT
+from .. import ROOT, world_data  # noqa: F401  the row `shapes` of the data sets, in worker processes too
 from .assess import Assessment, ask_world, assess, guided_pipeline, one_step_pipeline
 
 #: Guidance of the teacher where a method's own row leaves it plain: without it no method draws what was asked.
@@ -94,7 +94,8 @@ def plan(
             if method["name"].startswith("di_") and not text.reward:
                 text = dataclasses.replace(text, reward="clip")
             folder = out / row.replace(" ", "-") / f"seed{seed}"
-            config = dataclasses.replace(base, method=method, seed=seed, out=str(folder), text=text)
+            bank = dataclasses.replace(base.bank, path=base.bank.path or str(out / "bank"))  # one for all rows
+            config = dataclasses.replace(base, method=method, seed=seed, out=str(folder), text=text, bank=bank)
             runs.append(TextRun(row, seed, config, settings_of(config, assessment), assessment))
     return runs
 
@@ -103,6 +104,7 @@ def settings_of(config: DistillConfig, assessment: Assessment) -> dict[str, Any]
     """Everything a run's figures depend on; the teacher by its content."""
     free = ("out", "teacher", "resume", "trainer", "save_every", "sample_every", "log_every", "grid", "compile")
     plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
+    plain["bank"].pop("path")
     found = {"config": plain, "teacher": _content(Path(config.teacher)), "assessment": dataclasses.asdict(assessment)}
     return json.loads(json.dumps(found))
 

@@ -19,12 +19,14 @@ class ImageData(Dataset, ABC):
         shape: (C, H, W).
         labels: [N] class indices, or None where there are none.
         num_classes: 0 where there are no labels.
+        captions: [N] in words, of data that bring them along.
     """
 
     name: str
     shape: tuple[int, int, int]
     labels: Int[Tensor, "N"] | None = None
     num_classes: int = 0
+    captions: Sequence[str] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -1,4 +1,4 @@
-"""Captions of pictures: `metadata.jsonl` beside them, a line {"file_name": …, "text": …} for each."""
+"""Captions of pictures: the data's own, or `metadata.jsonl` beside them, a {"file_name": …, "text": …} a line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def captions_of(data: ImageData) -> list[str]:
     Raises:
         ValueError: the data are no files, there is no such file, a line is wrong, or a picture has no caption.
     """
+    if data.captions is not None:
+        return list(data.captions)
     if not isinstance(data, ImageFiles):
         raise ValueError(f"real=data: captioned pictures need data.name=folder or zip with {FILE}, got {data.name!r}")
     if FILE not in data.files.names():

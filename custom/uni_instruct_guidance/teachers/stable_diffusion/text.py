@@ -12,12 +12,16 @@ from torch import Tensor
 from ...core.errors import UserError
 from ..contract import Conditions
 
+# Texts are kept once encoded where all of them fit in so many bytes.
+KEPT_BYTES = 1 << 28
 # What a missing, foreign or damaged model raises in transformers.
 LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError)
 
 
 class PromptConditions(Conditions):
     """Prompts of a list, all as frequent; texts are encoded when they are asked for, so the list may be long.
+
+    A list that fits in `KEPT_BYTES` is encoded once: each text when it is asked for first.
 
     Args:
         teacher: folder or hub id, checked.
@@ -55,6 +59,9 @@ class PromptConditions(Conditions):
         self.frequencies[:drawn] = 1 / drawn
         self.length = self.tokenizer.model_max_length
         self._null: Tensor | None = None
+        needed = self.count * self.length * int(self.encoder.config.hidden_size) * 4
+        # text ↦ its states once they are known; None where the list is too long to keep
+        self._kept = dict.fromkeys([*self.prompts, negative]) if needed <= KEPT_BYTES else None
 
     def too_long(self) -> list[tuple[str, str]]:
         """Prompts beyond the tokenizer's context, each with the words at its end that are not seen."""
@@ -67,18 +74,26 @@ class PromptConditions(Conditions):
                 found.append((prompt, self.tokenizer.decode(ids[self.length - 2 :])))
         return found
 
-    @torch.no_grad()
     def embed(self, texts: Sequence[str], device: torch.device) -> Float[Tensor, "B L D"]:
-        """Last hidden states, padded or cut to the tokenizer's length; every distinct text is encoded once."""
+        """Last hidden states, padded or cut to the tokenizer's length."""
         distinct = list(dict.fromkeys(texts))
+        if self._kept is None or not self._kept.keys() >= {*distinct}:
+            states = dict(zip(distinct, self._encode(distinct, device)))
+            return torch.stack([states[text] for text in texts])
+        for text in distinct:
+            if self._kept[text] is None or self._kept[text].device != device:
+                # alone: its last bits must not depend on its company, or a resumed run would differ
+                self._kept[text] = self._encode([text], device)[0]
+        return torch.stack([self._kept[text] for text in texts])
+
+    @torch.no_grad()
+    def _encode(self, distinct: list[str], device: torch.device) -> Float[Tensor, "B L D"]:
         tokens = self.tokenizer(
             distinct, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         )
         self.encoder.to(device)
         with torch.autocast(device.type, enabled=False):
-            states = self.encoder(tokens.input_ids.to(device))[0]
-        place = {text: index for index, text in enumerate(distinct)}
-        return states[torch.tensor([place[text] for text in texts], device=device)]
+            return self.encoder(tokens.input_ids.to(device))[0]
 
     def of(self, rows: Tensor, device: torch.device) -> Float[Tensor, "B L D"]:
         return self.embed(self.texts(rows), torch.device(device))
