@@ -68,7 +68,10 @@ def test_a_teacher_trains_on_it():
     [
         (DataConfig("shapes", options={"stream": "valid"}), "data.options.stream='valid'.*train, reference, test"),
         (DataConfig("shapes", options={"size": 4}), "data.options.size=4 must be at least 8"),
-        (DataConfig("shapes", options={"pixels": 4}), "data.options has no option 'pixels'.*stream, size, conditional"),
+        (
+            DataConfig("shapes", options={"pixels": 4}),
+            "data.options has no option 'pixels'.*stream, size, conditional,",
+        ),
         (DataConfig("shapes", options={"conditional": 1}), "data.options.conditional=1 must be true or false"),
         (DataConfig("digits", options={"size": 8}), "data.name=digits has no options"),
     ],
@@ -76,3 +79,21 @@ def test_a_teacher_trains_on_it():
 def test_refusals(config, message):
     with pytest.raises(ValueError, match=message):
         load_data(config)
+
+
+def test_captions_come_with_colour_renders_alone():
+    from uni_instruct_3d.shapes_world import caption_of, sample_batch
+
+    data = world(captions=True, count=40, seed=2)
+    drawn = sample_batch(data.key, 0, 60, 16)
+    told = [caption_of(data.key, index) for index in range(60)]
+    assert told == list(zip(drawn["caption"], drawn["kind"]))  # without drawing
+    colour = [index for index in range(60) if drawn["kind"][index] == 0][:40]
+    assert len(data) == 40 and data.captions == [drawn["caption"][index] for index in colour]
+    assert len({*range(colour[-1] + 1)} - {*colour}) > 0  # some were left out
+    wanted = torch.from_numpy(drawn["image"][colour[7]]).permute(2, 0, 1)
+    torch.testing.assert_close(data.images([7])[0], wanted)
+    with pytest.raises(ValueError, match="count=200000 must be at most 100000 with captions=true"):
+        world(captions=True, count=200_000)
+    with pytest.raises(ValueError, match=r"data.options.captions=1 must be true or false"):
+        world(captions=1)

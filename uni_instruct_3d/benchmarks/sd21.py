@@ -107,7 +107,7 @@ def _measure(name: str, job: dict) -> dict:
     from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
 
     torch.set_num_threads(job["threads"])
-    teacher = _teacher(job)
+    teacher = random_teacher(job)
     size = job["size"] or teacher.image_size
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Teacher, "load", lambda *_, **__: teacher):
         guidance = UniInstructGuidance(_config(name, job, folder))
@@ -186,7 +186,7 @@ def _config(name: str, job: dict, folder: str) -> dict:
     return OmegaConf.to_container(OmegaConf.merge(base, overrides, OmegaConf.from_dotlist(job["overrides"])))
 
 
-def _teacher(job: dict):
+def random_teacher(job: dict):
     """A Teacher of SD 2.1's shapes."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 

@@ -163,9 +163,9 @@ def _told(scene: _Scene, view_id: int, group: int) -> str:
     return with_view(scene.text, None if unsaid else VIEWS[view_id], scene.kind)
 
 
-def caption_of(seed: int, index: int, split: str = "train", style: str = "light") -> tuple[str, int]:
-    """Caption and kind of one item of `sample_batch` (group 1), which is not drawn for it."""
-    scene = _Scene(seed, index, choose("split", split, SPLITS), STYLES[choose("style", style, STYLES)])
+def caption_of(seed: int, index: int, split: str = "train") -> tuple[str, int]:
+    """Caption and kind of one item of `sample_batch` (group 1, style light), which is not drawn for it."""
+    scene = _Scene(seed, index, choose("split", split, SPLITS), STYLES["light"])
     return _told(scene, _view(scene, index, 1), 1), scene.kind
 
 
@@ -201,14 +201,7 @@ def sample_batch(
             scene_index = index // group
             scene = _Scene(seed, scene_index, split, look)
         rng = _stream(seed, index, 1)
-<<<<<<< HEAD
-        view_id = (index % group + (scene.view_offset if group < len(VIEWS) else 0)) % len(VIEWS)
-=======
         view_id = _view(scene, index, group)
-        view = VIEWS[view_id]
-        azimuth = _azimuth(rng, view, look.canonical)
-        elevation = scene.overhead_elevation if view == "overhead" else scene.elevation
->>>>>>> 873c417 (One-step trainer: losses, families and configuration blocks in files of their own; texts are encoded once; a run knows its teacher; captioned world pictures; every text method's terms written out in tests)
         distance = fit_distance(scene.fovy, scene.fill)
         if look.orbit:
             azimuth = (scene.first_azimuth + 360.0 * (index % group) / group + 180.0) % 360.0 - 180.0
@@ -218,7 +211,6 @@ def sample_batch(
             azimuth = _azimuth(rng, VIEWS[view_id], look.canonical)
             elevation = scene.overhead_elevation if VIEWS[view_id] == "overhead" else scene.elevation
             target = 0.03 * (2.0 * rng.random(3) - 1.0)
-        view = VIEWS[view_id]
         c2w = look_at(azimuth, elevation, distance, target=target)
         out = render_c2w(scene.instance, c2w, scene.fovy, size, scene.kind, scene.light, scene.background)
         batch["image"][row] = (255.0 * out["image"] + 0.5).astype(np.uint8)
