@@ -9,6 +9,7 @@ from prompt_stub import StubPrompts, cameras
 import threestudio  # noqa: F401  the host first, as launch.py does
 from uni_instruct_guidance.core import TimeSampler
 from uni_instruct_guidance.guidance import learning, uni_instruct
+from uni_instruct_guidance.guidance.group_bank import orbits
 from uni_instruct_guidance.guidance.uni_instruct import UniInstructGuidance
 
 CASES = {
@@ -20,15 +21,20 @@ CASES = {
         "method": "sid_lsg", "auxiliary": {"gan": 0.1}, "discriminator": {"backbone": "teacher"},
         "fake_score": {"guidance_scale": 2.0},
     },
+    "groups of views": {
+        "divergence": "fkl", "jacobian": "none", "fake_score": {"batch": 2, "camera_condition": "teacher"},
+    },
 }  # fmt: skip
 
 
 @pytest.fixture
-def build(tiny_teacher, tmp_path):
+def build(tiny_teacher, tiny_multi_view, tmp_path):
     def make(shared_pass, **options):
+        groups = options.get("fake_score", {}).get("camera_condition") == "teacher"
         options["fake_score"] = {**options.get("fake_score", {}), "shared_pass": shared_pass}
         fixed = {
-            "pretrained_model_name_or_path": str(tiny_teacher), "half_precision_weights": False, "guidance_scale": 7.5,
+            "pretrained_model_name_or_path": str(tiny_multi_view if groups else tiny_teacher),
+            "half_precision_weights": False, "guidance_scale": 7.5,
             "bank": {"size": 2, "steps": 2}, "bank_dir": str(tmp_path / "bank"),
         }  # fmt: skip
         torch.manual_seed(0)
@@ -46,8 +52,10 @@ def step(guidance, number=0):
     guidance.update_step(0, number)
     guidance.zero_grad(set_to_none=True)
     torch.manual_seed(2)
-    rgb = torch.rand(2, 16, 16, 3, requires_grad=True)
-    out = guidance(rgb, StubPrompts(16), **cameras(2))
+    n = guidance.groups.n
+    where = cameras(2) if n == 1 else orbits(2, n, 0, 60, torch.Generator().manual_seed(5))
+    rgb = torch.rand(2 * n, 16, 16, 3, requires_grad=True)
+    out = guidance(rgb, StubPrompts(16), **where)
     sum(value for key, value in out.items() if key.startswith("loss_")).backward()
     return {"rgb": rgb.grad} | {name: p.grad for name, p in guidance.named_parameters() if p.grad is not None}
 
@@ -82,7 +90,8 @@ def test_gradients_are_those_of_separate_passes(name, build, same_levels):
         assert separate.keys() == shared.keys() and all(gradient.abs().max() > 0 for gradient in separate.values())
         for part in dict.fromkeys(key[:14] for key in separate):  # the picture, networks.fake, networks.head
             a, b = (torch.cat([x[key].flatten() for key in x if key.startswith(part)]) for x in (separate, shared))
-            assert (a - b).norm() <= 1e-6 * a.norm(), part
+            # float32: groups are joined in other batches with and without the real half
+            assert (a - b).norm() <= (1e-6 if guidance.groups.n == 1 else 1e-5) * a.norm(), part
 
 
 def passes(guidance, number):

@@ -142,3 +142,18 @@ def test_cameras_are_those_that_the_worlds_teacher_learned():
         azimuth, elevation = float(batch["azimuth"][row]), float(batch["elevation"][row])
         told = camera_matrix(torch.as_tensor(world_camera(azimuth, elevation, 1.0)).float()[None])
         torch.testing.assert_close(camera_matrix(batch["c2w"][row : row + 1]), told, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_of_a_finished_stage_take_its_data_block():
+    """Fields of groups say nothing about a turntable."""
+    from types import SimpleNamespace
+
+    from uni_instruct_3d.pipeline.pictures import around
+
+    scene = SimpleNamespace(device="cpu", renderer=lambda **batch: batch)
+    block = OmegaConf.to_container(
+        parse_structured(RandomMultiviewCameraDataModuleConfig, {"n_view": 4, "eval_elevation_deg": 30.0})
+    )
+    seen = list(around(scene, block, 3, 8))
+    assert [view["rays_d"].shape for view in seen] == [(1, 8, 8, 3)] * 3
+    assert all(float(view["elevation"]) == 30.0 for view in seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ def around(scene: Any, data: dict[str, Any], views: int, side: int) -> Iterator[
 
     data: the configuration's block, for elevation, distance and field of view.
     """
-    changes = {"n_val_views": views, "eval_height": side, "eval_width": side}
-    cameras = RandomCameraDataset(parse_structured(RandomCameraDataModuleConfig, {**data, **changes}), "val")
+    stock = {field.name for field in fields(RandomCameraDataModuleConfig)}  # a data module may have more
+    block = {key: value for key, value in data.items() if key in stock}
+    block |= {"n_val_views": views, "eval_height": side, "eval_width": side}
+    cameras = RandomCameraDataset(parse_structured(RandomCameraDataModuleConfig, block), "val")
     for index in range(views):
         batch = cameras.collate([cameras[index]])
         yield scene.renderer(**{k: v.to(scene.device) if torch.is_tensor(v) else v for k, v in batch.items()})
