@@ -30,6 +30,7 @@ class Surface:
 
     def __init__(self, geometry: Any, faces: int | None) -> None:
         self.geometry, self.mesh = geometry, geometry.isosurface()
+        self.bbox = geometry.bbox  # exporters ask where it lies, and on which device
         check_mesh(self.mesh)
         if faces is not None and faces < len(self.mesh.t_pos_idx):
             self.mesh = simplified(self.mesh, faces)
