@@ -1,6 +1,6 @@
 """Every stage, killed at random moments and gone on with, ends as if nothing had happened: bit for bit.
 
-    pytest -m slow tests/reliability/test_kill_soak.py -s        SOAK_SEED=… repeats a run of it
+    pytest -m slow tests/reliability/test_kill_soak.py -s        -k texture: one stage; SOAK_SEED=… repeats a run of it
 
 Each kill is a SIGKILL to a process of its own, which trains the stage the way the pipeline does (run_stage), with a
 tiny teacher. Where the system cannot be asked to kill at an exact place, the process kills itself there.
@@ -147,7 +147,7 @@ class Soak:
     """Folders of the runs: one whole, and one for every kill."""
 
     def __init__(self, folder: Path, teacher: Path, seed: int) -> None:
-        self.folder, self.teacher, self.random = folder, teacher, random.Random(seed)
+        self.folder, self.teacher, self.seed = folder, teacher, seed
         self.seconds: dict[str, float] = {}
         context().Process(target=time.sleep, args=(0,)).start()  # everything is imported once, before time is taken
 
@@ -164,44 +164,55 @@ class Soak:
         return StageJob(row, folder, (config,), "a red mug", 3, folder / "log.txt", (*SMALL, model, bank), "cpu")
 
     def whole(self, stage: str) -> dict:
-        """The uninterrupted run."""
-        job, start = self.job(stage, "whole"), time.monotonic()
-        assert in_a_process(job) == 0, job.log.read_text()[-2000:]
-        self.seconds[stage] = time.monotonic() - start
+        """The uninterrupted run, after those of the stages before it."""
+        job = self.job(stage, "whole")
+        if stage not in self.seconds:
+            if job.stage.after:
+                self.whole(job.stage.after)
+            start = time.monotonic()
+            assert in_a_process(job) == 0, job.log.read_text()[-2000:]
+            self.seconds[stage] = time.monotonic() - start
         return final(job)
 
-    def killed(self, stage: str, place: str, index: int) -> tuple[StageJob, int]:
-        """A run that was killed there; and how often one had to be started for that."""
+    def killed(self, stage: str, place: str, index: int) -> StageJob:
+        """A run that was killed there; it is started again where it was done before the kill."""
+        draw = random.Random(f"{self.seed} {stage} {place} {index}")
         for tries in range(10):
             job = self.job(stage, f"{stage}-{list(PLACES).index(place)}-{index}-{tries}")
             if PLACES[place] is None:
-                status = in_a_process(job, seconds=self.random.uniform(0.2, 0.95) * self.seconds[stage])
+                status = in_a_process(job, seconds=draw.uniform(0.2, 0.95) * self.seconds[stage])
             else:
-                status = in_a_process(job, Kill(place, self.random.randrange(PLACES[place] - 1)))
+                status = in_a_process(job, Kill(place, draw.randrange(PLACES[place] - 1)))
             if status == -signal.SIGKILL:
-                return job, tries + 1
+                return job
             assert status == 0 and PLACES[place] is None, job.log.read_text()[-2000:]  # was done before the kill
         raise AssertionError(f"{stage} was always done before the kill")
 
 
+@pytest.fixture(scope="module")
+def soak(tiny_teacher, tmp_path_factory) -> Soak:
+    """The same whole runs for every stage."""
+    return Soak(
+        tmp_path_factory.mktemp("soak"), tiny_teacher, int(os.environ.get("SOAK_SEED", random.randrange(2**32)))
+    )
+
+
 @pytest.mark.slow
-def test_killed_runs_end_as_if_nothing_had_happened(tiny_teacher, tmp_path):
-    seed = int(os.environ.get("SOAK_SEED", random.randrange(2**32)))
-    soak = Soak(tmp_path, tiny_teacher, seed)
-    print(f"\nkill soak, seed {seed}")
-    for stage in ("nerf", "geometry", "texture"):
-        expected, stood, kills = soak.whole(stage), [], 0
-        for place, count in KILLS.items():
-            for index in range(count):
-                job, _ = soak.killed(stage, place, index)
-                what = f"{stage} killed {place}, seed {seed}"
-                for path in (job.trial / "ckpts").glob("[!.]*"):
-                    assert damage(path) is None, f"{what}: {path.name} is damaged"
-                stood.append(final(job)["global_step"] if job.checkpoint.is_file() else 0)
-                assert in_a_process(job) == 0, f"{what}: {job.log.read_text()[-2000:]}"
-                for part, value in final(job).items():
-                    assert same(value, expected[part]), f"{what}, gone on from step {stood[-1]}: {part} differs"
-                assert not list((job.trial / "ckpts").glob(".*")), f"{what}: half-written files are left"
-                kills += 1
-        assert kills >= 10
-        print(f"{stage}: {kills} kills, gone on from steps {sorted(stood)}: every final state equals the whole run's")
+@pytest.mark.parametrize("stage", [row.name for row in STAGES])
+def test_killed_runs_end_as_if_nothing_had_happened(soak, stage):
+    expected, stood, begun = soak.whole(stage), [], time.monotonic()
+    for place, count in KILLS.items():
+        for index in range(count):
+            job = soak.killed(stage, place, index)
+            what = f"{stage} killed {place}, seed {soak.seed}"
+            for path in (job.trial / "ckpts").glob("[!.]*"):
+                assert damage(path) is None, f"{what}: {path.name} is damaged"
+            stood.append(final(job)["global_step"] if job.checkpoint.is_file() else 0)
+            assert in_a_process(job) == 0, f"{what}: {job.log.read_text()[-2000:]}"
+            for part, value in final(job).items():
+                assert same(value, expected[part]), f"{what}, gone on from step {stood[-1]}: {part} differs"
+            assert not list((job.trial / "ckpts").glob(".*")), f"{what}: half-written files are left"
+    assert len(stood) == sum(KILLS.values()) >= 10
+    minutes, steps = (time.monotonic() - begun) / 60, ", ".join(map(str, sorted(stood)))
+    kills = f"{len(stood)} kills in {minutes:.1f} minutes"
+    print(f"\n{stage}, seed {soak.seed}: {kills}, gone on from steps {steps}: the same end, bit for bit")
