@@ -26,6 +26,18 @@ def arguments(tiny_teacher, tmp_path):
 
 
 @pytest.fixture
+def in_this_process(monkeypatch):
+    """The engine `local` without workers of its own, which import everything anew."""
+    from uni_instruct_3d.comparison import engines
+
+    def here(work, items, jobs):
+        for item in items:
+            yield item, *engines._attempt(work, item)
+
+    return lambda: monkeypatch.setitem(engines.ENGINES, "local", here)
+
+
+@pytest.fixture
 def cluster(monkeypatch):
     """Two Ray machines of one core each, as far as Ray can tell; ours is found by RAY_ADDRESS."""
     pytest.importorskip("ray")

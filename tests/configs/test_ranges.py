@@ -116,7 +116,11 @@ UNKNOWN = {
     "system.renderer.sampels=3": "system.renderer: NeRFVolumeRenderer has no key sampels",
     f"{GUIDANCE}warmup.stps=3": "system.guidance.warmup: WarmupConfig has no key stps",
     f"{GUIDANCE}kapa=3": "system.guidance: UniInstructGuidance has no key kapa (did you mean kappa?)",
-    f"{GUIDANCE}method=sdss": "method='sdss' is not known",
+    f"{GUIDANCE}method=sdss": "system.guidance.method='sdss' is not known",
+    f"{GUIDANCE}divergence=kl": "system.guidance.divergence='kl' is not known",
+    f"{GUIDANCE}auxiliary={{gun: 1}}": "system.guidance.auxiliary has no option 'gun'",
+    f"{GUIDANCE}time_sampler=often": "system.guidance.time_sampler='often' is not known",
+    f"{GUIDANCE}warmup.method=sdss": "system.guidance.warmup.method='sdss' is not known",
 }
 
 

@@ -72,7 +72,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(config, tmp_path, caps
     assert "holds a run with method.divergence='jkl', now 'fkl'" in error and error.count("\n") == 1
 
 
-def test_a_run_leaves_what_one_needs(config, tmp_path):
+def test_a_run_leaves_what_one_needs(config, tmp_path, capsys):
     out = tmp_path / "run"
     assert command("--config", config, f"out={out}", "steps=1") == 0
     names = {
@@ -84,6 +84,8 @@ def test_a_run_leaves_what_one_needs(config, tmp_path):
     with safe_open(out / "student.safetensors", "pt") as file:
         assert file.metadata()["init_sigma"] == "2.5"
     assert load_edm(out / "student.safetensors").label_dim == 10
+    assert command("--config", config, f"out={out}", "steps=1", "trainer.device=2") == 2
+    assert "trainer has no key 'device'" in capsys.readouterr().err, "a typo is none the better for a finished run"
 
     # The next run can begin with this one's student, as weights or as a whole run with its fake score.
     for start in ("student.safetensors", "last.ckpt"):

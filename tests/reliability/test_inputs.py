@@ -13,7 +13,9 @@ import score
 from PIL import Image
 from tiny_runs import tiny_config
 
+from threestudio.utils.config import merge_config
 from threestudio.utils.misc import set_device
+from uni_instruct_3d import ROOT
 from uni_instruct_guidance.distill2d import cli
 from uni_instruct_guidance.distill2d.data import DataConfig, load_data
 from uni_instruct_guidance.distill2d.methods import one_step_method
@@ -90,6 +92,23 @@ def test_a_file_that_is_no_configuration_is_one_line(text, tmp_path, capsys):
     assert cli.main(DistillConfig, lambda cfg: None, "", ["--config", str(tmp_path / "bad.yaml"), "out=x"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and "bad.yaml" in lines[0]
+
+
+@pytest.mark.parametrize("override", ["lr={a: 1}", "betas=[1]", "text.targets={a: 1}", "steps=abc", "ema=[1]"])
+def test_a_value_of_another_kind_is_named(override, capsys):
+    """Where the file has a list, a mapping once ended in a traceback."""
+    words = ["--config", str(ROOT / "configs/distill2d/digits-cond.yaml"), "out=x", override]
+    assert cli.main(DistillConfig, lambda cfg: None, "", words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"error: {override}: ")
+
+
+@pytest.mark.parametrize("override", ["data.fovy_range={a: 1}", "system.guidance=[1]", "data=[1]"])
+def test_a_mapping_for_a_list_is_named_in_3d(override):
+    words = [override, "system.prompt_processor.prompt=x"]
+    with pytest.raises(ValueError) as caught:
+        merge_config(str(ROOT / "configs/shapes-nerf.yaml"), cli_args=words)
+    assert str(caught.value).startswith(f"{override}: a list cannot stand where a mapping was")
 
 
 @pytest.mark.parametrize("override", ["lr=[1", "lr={a", "=3", "steps", "lr=&a *a", "method={name: sid, kappa: }"])

@@ -99,6 +99,7 @@ def fit(module: StepModule, outputs: Outputs, quiet: bool = False, callbacks: tu
 
 def _fit(module, out: Path | None, resume: Path | None, outputs: Outputs, quiet: bool, callbacks) -> Result:
     cfg = module.cfg
+    _require_trainer_keys(cfg)
     if resume is not None and (finished := read_checkpoint(resume))["progress"]["done_steps"] == cfg.steps:
         module.load_state_dict(finished["state_dict"])
         module.on_load_checkpoint(finished)
@@ -129,8 +130,22 @@ def _fit(module, out: Path | None, resume: Path | None, outputs: Outputs, quiet:
     )
 
 
+# What the trainer's block cannot set: the run itself does.
+OWN = ("max_epochs", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+       "use_distributed_sampler", "num_sanity_val_steps", "callbacks", "plugins", "precision", "logger")  # fmt: skip
+
+
+def _require_trainer_keys(cfg: RunConfig) -> None:
+    """Also where a run is finished, so that a typo is never passed over."""
+    choices = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
+    unknown = [name for name in cfg.trainer if name not in choices]
+    if unknown:
+        raise UserError(f"trainer has no key {unknown[0]!r}; its keys: {', '.join(choices)}")
+
+
 def build_trainer(cfg: RunConfig, out: Path | None, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's trainer; keys of `cfg.trainer` are its own arguments."""
+    _require_trainer_keys(cfg)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     on_cpu = cfg.trainer.get("accelerator", "auto") == "cpu" or not torch.accelerator.is_available()
     own: dict[str, Any] = {
@@ -142,10 +157,7 @@ def build_trainer(cfg: RunConfig, out: Path | None, callbacks: list[Callback]) -
     if cfg.precision == "fp16" and on_cpu:  # by its name alone Lightning would take bf16 instead
         own["precision"] = None
         own["plugins"] += [MixedPrecision("16-mixed", "cpu")]
-    choices = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *own)]
-    unknown = [name for name in cfg.trainer if name not in choices]
-    if unknown:
-        raise UserError(f"trainer has no key {unknown[0]!r}; its keys: {', '.join(choices)}")
+    assert own.keys() == set(OWN)
     arguments: dict[str, Any] = {"devices": local_devices(cfg), "num_nodes": nodes(), **cfg.trainer}
     if arguments.get("strategy", "auto") in ("auto", "ddp"):
         arguments["strategy"] = strategy_for(arguments)

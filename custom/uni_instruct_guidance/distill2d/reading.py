@@ -25,18 +25,23 @@ def read_config(kind: type[Config], files: Iterable[str | Path] = (), overrides:
     Raises:
         ValueError: unreadable file, unknown key (with the keys there are) or a value of the wrong kind; one line.
     """
-    layers = [_read_yaml(Path(file)) for file in files]
+    layers = [(f"--config {file}", _read_yaml(Path(file))) for file in files]
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key:
             raise ValueError(f"{override!r} is not of the form key=value")
         try:
-            layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+            layers.append((override, OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
         except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
             raise ValueError(f"{override!r} is not of the form key=value: {_one_line(error)}") from error
     merged = OmegaConf.structured(kind)
-    for layer in layers:
-        merged = _merge(merged, layer)
+    for name, layer in layers:
+        try:
+            merged = _merge(merged, layer)
+        except TypeError as error:
+            raise ValueError(f"{name}: a list cannot stand where a mapping was, nor a mapping for a list") from error
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{name}: {_one_line(error)}") from error
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -54,8 +59,6 @@ def _merge(base, layer: Mapping[str, Any]):
         return OmegaConf.merge(base, layer)
     except ConfigKeyError as error:
         raise ValueError(_unknown_key(base, error)) from error
-    except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error)) from error
 
 
 def _merged_method(before: Any, after: Any) -> dict[str, Any]:

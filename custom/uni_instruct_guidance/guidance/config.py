@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,15 @@ METHOD_OPTIONS = (
 )
 
 
+@contextmanager
+def in_guidance() -> Iterator[None]:
+    """What the core refuses by its own names begins with the full key."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"system.guidance.{error}") from error
+
+
 def build_method(cfg: MethodFields) -> Method:
     """The core's Method for these fields.
 
@@ -89,7 +99,8 @@ def build_method(cfg: MethodFields) -> Method:
         ValueError: unknown method or option, or a method that needs what a 3D model cannot give (says what).
     """
     overrides = {key: getattr(cfg, key) for key in METHOD_OPTIONS if getattr(cfg, key) is not None}
-    row = get_method(cfg.method)
+    with in_guidance():
+        row = get_method(cfg.method)
     if cfg.fake_score_type != "auto":
         overrides["fake_score"] = cfg.fake_score_type
     elif row.learns_fake_score:
@@ -98,7 +109,8 @@ def build_method(cfg: MethodFields) -> Method:
         overrides["auxiliary"] = {key: float(value) for key, value in cfg.auxiliary.items()}
     if cfg.schedule:
         overrides["schedule"] = {int(step): dict(changes) for step, changes in cfg.schedule.items()}
-    method = row.replace(**overrides)
+    with in_guidance():
+        method = row.replace(**overrides)
     missing = [f"{name} ({AUXILIARY[name]})" for name in method.auxiliary if name not in AUXILIARY_IN_3D]
     if method.fake_score == "teacher_reference":
         missing.append("a reference image and prompt")

@@ -155,8 +155,7 @@ def merge_config(
     """What :func:`load_config` takes for granted: merged, resolved and checked; no folder is made."""
     parts = [_read(source, from_string) for source in yamls]
     try:
-        overrides = OmegaConf.from_cli([quoted_override(argument) for argument in cli_args or []])
-        merged = OmegaConf.merge(*parts, overrides, kwargs)
+        merged = _merged(yamls, parts, cli_args or [], kwargs)
         for key in TEXT_KEYS:
             _keep_text(merged, key)
         merged = OmegaConf.create(literal(OmegaConf.to_container(merged, resolve=True)))
@@ -169,6 +168,18 @@ def merge_config(
     OmegaConf.merge(OmegaConf.structured(ExperimentConfig), merged)  # wrong types are found before a folder is made
     for check in checks:
         check(merged)
+    return merged
+
+
+def _merged(yamls: Iterable[str], parts: Iterable[DictConfig], cli_args: Iterable[str], last: dict) -> DictConfig:
+    """All layers, the later ones on top; one that puts a mapping where a list was is named."""
+    overrides = ((argument, OmegaConf.from_cli([quoted_override(argument)])) for argument in cli_args)
+    merged = OmegaConf.create({})
+    for name, part in (*zip(yamls, parts, strict=True), *overrides, ("", last)):
+        try:
+            merged = OmegaConf.merge(merged, part)
+        except TypeError as error:
+            raise UserError(f"{name}: a list cannot stand where a mapping was, nor a mapping for a list") from error
     return merged
 
 
