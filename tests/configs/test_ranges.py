@@ -119,8 +119,15 @@ UNKNOWN = {
     f"{GUIDANCE}method=sdss": "system.guidance.method='sdss' is not known",
     f"{GUIDANCE}divergence=kl": "system.guidance.divergence='kl' is not known",
     f"{GUIDANCE}auxiliary={{gun: 1}}": "system.guidance.auxiliary has no option 'gun'",
-    f"{GUIDANCE}time_sampler=often": "system.guidance.time_sampler='often' is not known",
-    f"{GUIDANCE}warmup.method=sdss": "system.guidance.warmup.method='sdss' is not known",
+    f"{GUIDANCE}time_sampler=often": "system.guidance.time_sampler='often' must be one of uniform_t, ",
+    f"{GUIDANCE}warmup.method=sdss": "system.guidance.warmup.method='sdss' must be one of sds, ",
+    f"{GUIDANCE}gradient_size.scale=big": "system.guidance.gradient_size.scale='big' must be one of none, ",
+    f"{GUIDANCE}bank.solver=euler": "system.guidance.bank.solver='euler' must be one of dpm++, ",
+    f"{GUIDANCE}discriminator.backbone=x": "system.guidance.discriminator.backbone='x' must be one of fake, ",
+    f"{GUIDANCE}fake_score.init=loud": "system.guidance.fake_score.init='loud' must be one of quiet, ",
+    f"{GUIDANCE}fake_score.camera_condition=x": "system.guidance.fake_score.camera_condition='x' must be one of none, ",
+    "system.exporter.texture_format=doc": "system.exporter.texture_format='doc' must be one of jpg, ",
+    "system.exporter.context_type=x": "system.exporter.context_type='x' must be one of gl, cuda",
 }
 
 

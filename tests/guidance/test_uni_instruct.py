@@ -373,7 +373,7 @@ def test_samples_for_pictures(build):
         ({"weighting": "snr"}, "weighting='snr'.*theory"),
         ({"schedule": {5: {"divergenc": "fkl"}}}, "divergenc"),
         ({"auxiliary": {"gann": 1.0}}, "gann"),
-        ({"discriminator": {"backbone": "resnet"}}, "backbone 'resnet'.*teacher"),
+        ({"discriminator": {"backbone": "resnet"}}, "discriminator.backbone='resnet' must be one of fake, teacher"),
         ({"discriminator": {"features": ["up.0"]}}, r"features \['up.0'\].*mid"),
         ({"bank": {"size": 0}}, "system.guidance.bank.size=0 must be at least 1"),
         ({"bank": {"spread": -1}}, "system.guidance.bank.spread=-1 must be at least 0"),

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.errors import UserError, choose
-from ..core.ranges import ascending, check, number, whole
+from ..core.errors import UserError
+from ..core.ranges import ascending, check, choice, number, whole
 from ..teachers.bank import TeacherBank
 from ..teachers.contract import Conditions, DiffusionTeacher
 from ..teachers.fingerprint import of_tensors
@@ -51,6 +51,7 @@ class BankConfig:
 RANGES = {
     "size": whole(least=1, most=1 << 20),
     "steps": whole(least=1),
+    "solver": choice(*SOLVERS),
     "guidance_scale": number(least=0),
     "refresh_every": whole(least=0),
     "seed": whole(least=0),
@@ -91,7 +92,6 @@ class LatentBank:
         *, together: int, batch: int, identity: list,
     ) -> None:  # fmt: skip
         check(RANGES, cfg, "bank.")
-        choose("bank.solver", cfg.solver, SOLVERS)
         self.teacher, self.conditions, self.owner, self.cfg = teacher, conditions, owner, cfg
         self.folder, self.together, self.batch, self.identity = Path(folder), together, batch, identity
         self.period = self.pieces = -1

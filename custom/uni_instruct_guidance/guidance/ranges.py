@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ..core.methods import METHODS
 from ..core.methods import RANGES as METHOD
-from ..core.ranges import Table, number, or_null, scheduled, text, whole
+from ..core.ranges import Table, choice, number, or_null, scheduled, text, whole
+from ..core.scale import SCALE_MODES
+from ..core.timesteps import SAMPLERS
 from ..teachers.discriminator import RANGES as DISCRIMINATOR
 from ..teachers.stable_diffusion.fake_score import RANGES as FAKE_SCORE
 from .bank import RANGES as BANK
@@ -13,8 +16,8 @@ FRACTION = scheduled(number(least=0, most=1))
 
 TEACHER = text("a folder or a hub id")  # empty: none, which is enough to render and export
 
-WARMUP = {"steps": STEPS, "guidance_scale": SCALE}
-GRADIENT = {"target": number(above=0), "max_ratio": SCALE}
+WARMUP = {"steps": STEPS, "guidance_scale": SCALE, "method": choice(*METHODS)}
+GRADIENT = {"scale": choice(*SCALE_MODES), "target": number(above=0), "max_ratio": SCALE}
 
 # Null leaves a number as the method's row has it.
 GUIDANCE: Table = {
@@ -27,6 +30,7 @@ GUIDANCE: Table = {
     "grad_clip": or_null(scheduled(number(above=0))),
     "min_step_percent": FRACTION,
     "max_step_percent": FRACTION,
+    "time_sampler": choice(*SAMPLERS),
     "max_rejected_steps": COUNT,
     "warmup": WARMUP,
     "gradient_size": GRADIENT,

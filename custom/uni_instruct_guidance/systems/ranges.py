@@ -136,6 +136,7 @@ BACKGROUND = {
     "mlp_network_config": NETWORK,
 }
 
+CONTEXT = choice("gl", "cuda")
 RENDERER = {
     "radius": LENGTH,
     "num_samples_per_ray": SAMPLES,
@@ -145,6 +146,7 @@ RENDERER = {
     "num_samples_per_ray_proposal": SAMPLES,
     "num_samples_per_ray_importance": SAMPLES,
     "supersample": whole(least=1, most=16),
+    "context_type": CONTEXT,
 }
 
 PROMPTS = {
@@ -156,7 +158,12 @@ PROMPTS = {
     "prompt_debiasing_mask_ids": or_null(several(STEPS)),
 }
 
-EXPORTER = {"texture_size": whole(least=1, most=1 << 14), "save_name": file_name()}
+EXPORTER = {
+    "texture_size": whole(least=1, most=1 << 14),
+    "texture_format": choice("jpg", "jpeg", "png"),
+    "save_name": file_name(),
+    "context_type": CONTEXT,
+}
 
 OPTIMIZER = {
     "lr": number(least=0),

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.errors import choose
-from ..core.ranges import several, text, whole
+from ..core.ranges import choice, several, text, whole
 
 
 @dataclass
@@ -36,9 +36,15 @@ class DiscriminatorConfig:
     train_backbone: bool = False
 
 
-# Numbers of a DiscriminatorConfig, see core/ranges.py.
-RANGES = {"features": several(text()), "width": whole(least=1, most=1 << 14), "warmup_steps": whole(least=0),
-          "warmup_ramp": whole(least=0), "calibrate_every": whole(least=0)}  # fmt: skip
+# Values of a DiscriminatorConfig, see core/ranges.py.
+RANGES = {
+    "backbone": choice("fake", "teacher"),
+    "features": several(text()),
+    "width": whole(least=1, most=1 << 14),
+    "warmup_steps": whole(least=0),
+    "warmup_ramp": whole(least=0),
+    "calibrate_every": whole(least=0),
+}
 
 
 class DiscriminatorHead(nn.Module):

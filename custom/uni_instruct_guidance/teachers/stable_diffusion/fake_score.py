@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.errors import choose
 from ...core.fake_score import DENOISING_WEIGHTS
-from ...core.ranges import check, number, or_null, whole
+from ...core.ranges import check, choice, number, or_null, whole
 from .camera import CAMERA_ENCODINGS, TEACHERS_OWN, CameraEmbedding
 from .multi_view import attend, require_cameras, require_groups
 from .teacher import Teacher, unshared_skeleton
@@ -83,6 +83,10 @@ RANGES = {
     "cfg_train": or_null(number(least=0)),
     "batch": whole(least=1, most=1 << 14),
     "camera_dropout": number(least=0, most=1),
+    "camera_condition": choice(*CAMERA_ENCODINGS),
+    "init": choice(*INITS),
+    "contrast": choice(*CONTRASTS),
+    "weighting": choice("auto", *DENOISING_WEIGHTS),
 }
 
 
@@ -101,9 +105,6 @@ class FakeScore(nn.Module):
             raise ValueError(f"fake score kind {kind!r}; choices: {list(BUILDERS)}")
         check(RANGES, cfg, "fake_score.")
         _check_camera(cfg.camera_condition, teacher)
-        choose("fake_score.init", cfg.init, INITS)
-        choose("fake_score.contrast", cfg.contrast, dict.fromkeys(CONTRASTS))
-        choose("fake_score.weighting", cfg.weighting, dict.fromkeys(("auto", *DENOISING_WEIGHTS)))
         if cfg.contrast == "camera" and cfg.camera_condition == "none":
             raise ValueError("fake_score.contrast 'camera' needs a camera_condition")
         self.weighting = teacher.prediction_type if cfg.weighting == "auto" else cfg.weighting

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core import classifier_free, perpendicular_negative, rescale_guidance
 from ...core.groups import Groups
-from ..discriminator import DiscriminatorConfig, DiscriminatorHead
+from ..discriminator import RANGES, DiscriminatorConfig, DiscriminatorHead
 from .fake_score import FakeScore, FakeScoreConfig
 from .teacher import Teacher
 from .unet_features import captured_features, feature_channels, run_encoder
@@ -79,8 +79,6 @@ class Networks(nn.Module):
         with_head: whether a discriminator is needed.
     """
 
-    BACKBONES = ("fake", "teacher")
-
     def __init__(
         self,
         teacher: Teacher,
@@ -99,8 +97,7 @@ class Networks(nn.Module):
             self.head = DiscriminatorHead(channels, head_cfg.width).to(teacher.device)
 
     def _check_head(self, cfg: DiscriminatorConfig, channels: dict[str, int]) -> None:
-        if cfg.backbone not in self.BACKBONES:
-            raise ValueError(f"discriminator.backbone {cfg.backbone!r}; choices: {list(self.BACKBONES)}")
+        RANGES["backbone"].check("discriminator.backbone", cfg.backbone)
         if cfg.backbone == "fake" and self.fake is None:
             raise ValueError("discriminator.backbone 'fake' needs a learned fake score; choose 'teacher'")
         if cfg.train_backbone and cfg.backbone != "fake":
