@@ -131,7 +131,7 @@ def test_lora_in_half_precision_changes_no_input_to_float32_and_back(tiny_teache
 def test_fake_score_refuses_unknown_words(teacher):
     with pytest.raises(ValueError, match="kind 'adapter'.*lora"):
         FakeScore(teacher, "adapter", FakeScoreConfig())
-    with pytest.raises(ValueError, match=r"camera_condition 'euler'.*spherical"):
+    with pytest.raises(ValueError, match=r"camera_condition='euler'.*spherical"):
         FakeScore(teacher, "lora", FakeScoreConfig(camera_condition="euler"))
     with pytest.raises(ValueError, match=r"targets \['mlp'\].*attention"):
         FakeScore(teacher, "lora", FakeScoreConfig(targets=["mlp"]))

@@ -381,7 +381,7 @@ def test_samples_for_pictures(build):
         ({"bank": {"solver": "euler"}}, "solver='euler'.*dpm"),
         ({"time_sampler": "cosine"}, "sampler='cosine'.*uniform_t"),
         ({"warmup": {"steps": 3, "method": "vsd"}}, "warmup.method='vsd'"),
-        ({"gradient_size": {"scale": "max"}}, "mode='max'.*running"),
+        ({"gradient_size": {"scale": "max"}}, "system.guidance.gradient_size.scale='max'.*running"),
     ],
 )
 def test_bad_options_are_named_with_choices(options, message, build):
