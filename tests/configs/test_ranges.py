@@ -126,6 +126,8 @@ UNKNOWN = {
     f"{GUIDANCE}discriminator.backbone=x": "system.guidance.discriminator.backbone='x' must be one of fake, ",
     f"{GUIDANCE}fake_score.init=loud": "system.guidance.fake_score.init='loud' must be one of quiet, ",
     f"{GUIDANCE}fake_score.camera_condition=x": "system.guidance.fake_score.camera_condition='x' must be one of none, ",
+    "system.material.color_activation=linear": "system.material.color_activation='linear' must be one of none, ",
+    "system.geometry.mlp_network_config.output_activation=x": "mlp_network_config.output_activation='x' must be one of",
     "system.exporter.texture_format=doc": "system.exporter.texture_format='doc' must be one of jpg, ",
     "system.exporter.context_type=x": "system.exporter.context_type='x' must be one of gl, cuda",
 }

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..core.ranges import (
     TRAINER,
+    Allowed,
     Table,
     ascending,
     check,
@@ -78,7 +79,15 @@ ENCODING = {
     "degree": COUNT,
     "init_std": number(least=0),
 }
-NETWORK = {"n_neurons": WIDTH, "n_hidden_layers": whole(least=0, most=256)}
+# threestudio's own, and those of torch.nn.functional that take one tensor: it would take any name of that module.
+ACTIVATIONS = (
+    "none lin2srgb exp shifted_exp trunc_exp shifted_trunc_exp sigmoid tanh shifted_softplus scale_-11_01 softplus relu "
+    "relu6 leaky_relu elu celu selu gelu silu mish hardsigmoid hardswish hardtanh logsigmoid softsign"
+).split()
+ACTIVATION = or_null(
+    Allowed(f"one of {', '.join(ACTIVATIONS)}", lambda name: isinstance(name, str) and name.lower() in ACTIVATIONS)
+)
+NETWORK = {"n_neurons": WIDTH, "n_hidden_layers": whole(least=0, most=256), "output_activation": ACTIVATION}
 
 GEOMETRY = {
     "radius": LENGTH,
@@ -89,6 +98,7 @@ GEOMETRY = {
     "n_input_dims": WIDTH,
     "n_feature_dims": whole(least=0, most=1 << 16),
     "grid_size": several(whole(least=2, most=2048), 3),
+    "density_activation": ACTIVATION,
     "density_bias": either(number(), text()),
     "density_blob_scale": number(),
     "density_blob_std": SIZE,
@@ -107,6 +117,9 @@ GEOMETRY = {
 }
 
 MATERIAL = {
+    "color_activation": ACTIVATION,
+    "albedo_activation": ACTIVATION,
+    "material_activation": ACTIVATION,
     "n_output_dims": whole(least=0, most=1 << 16),
     "environment_scale": number(least=0),
     "min_metallic": SHARE,
@@ -123,6 +136,7 @@ MATERIAL = {
 }
 
 BACKGROUND = {
+    "color_activation": ACTIVATION,
     "n_output_dims": WIDTH,
     "color": several(number(), least=1),
     "eval_color": or_null(COLOUR),
