@@ -81,9 +81,10 @@ ENCODING = {
 }
 # threestudio's own, and those of torch.nn.functional that take one tensor: it would take any name of that module.
 ACTIVATIONS = (
-    "none lin2srgb exp shifted_exp trunc_exp shifted_trunc_exp sigmoid tanh shifted_softplus scale_-11_01 softplus relu "
-    "relu6 leaky_relu elu celu selu gelu silu mish hardsigmoid hardswish hardtanh logsigmoid softsign"
-).split()
+    *("none", "lin2srgb", "exp", "shifted_exp", "trunc_exp", "shifted_trunc_exp", "sigmoid", "tanh"),
+    *("shifted_softplus", "scale_-11_01", "softplus", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu"),
+    *("silu", "mish", "hardsigmoid", "hardswish", "hardtanh", "logsigmoid", "softsign"),
+)
 ACTIVATION = or_null(
     Allowed(f"one of {', '.join(ACTIVATIONS)}", lambda name: isinstance(name, str) and name.lower() in ACTIVATIONS)
 )
