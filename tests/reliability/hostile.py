@@ -192,7 +192,7 @@ def distill_case(rng: random.Random, entries: Entries, place: Path) -> Case:
 
 
 NETWORKS = (
-    *("nothing", "3", "null", "[1]", "{}", "{preset: none}", "{preset: tiny, widht: 3}"),
+    *("nothing", "3", "null", "[1]", "digits", "{preset: none}", "{preset: tiny, widht: 3}"),
     *("{preset: tiny, sigma_data: .nan}", "{preset: digits-cond, sigma_data: -1}"),
     *("{preset: digits-cond, label_dim: -1}", "{preset: digits-cond, img_resolution: 0}"),
     *("{preset: digits-cond, img_channels: 3}", "{preset: digits-cond, model_channels: abc}"),
