@@ -3,7 +3,8 @@
     python scripts/teacher_report.py                                  # the shipped teacher, about 10 minutes on a CPU
     python scripts/teacher_report.py --teacher outputs/mine --guidance 7.5 --steps 20
 
-Writes quality.json, quality.md and one grid per class (rows: colours, columns: front, side, back, overhead).
+Writes quality.json, quality.md and one grid per class (rows: colours, columns: front, side, back, overhead). A
+multi-view teacher is asked for groups of views: groups.md and groups.png.
 """
 
 from __future__ import annotations
@@ -19,10 +20,19 @@ from uni_instruct_3d import shapes_world
 from uni_instruct_3d.command import COUNT, SCALE, SEED, device, run_command
 from uni_instruct_3d.help import Help
 from uni_instruct_3d.teacher_factory.export import load_pipeline
+from uni_instruct_3d.teacher_factory.group_report import (
+    asked_groups,
+    draw_groups,
+    group_quality,
+    group_table,
+    world_groups,
+)
 from uni_instruct_3d.teacher_factory.judge import load_judge
 from uni_instruct_3d.teacher_factory.presets import ReportConfig
-from uni_instruct_3d.teacher_factory.report import insert_table, make_report, table
+from uni_instruct_3d.teacher_factory.report import grid, insert_table, make_report, table
 from uni_instruct_guidance.core.errors import require_writable
+from uni_instruct_guidance.teachers.stable_diffusion.multi_view import read_mark
+from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(args: argparse.Namespace) -> None:
     """Draw, judge, write."""
     require_writable("--out", args.out)
+    if read_mark(args.teacher / "unet") > 1:
+        return measure_groups(args)
     config = ReportConfig(args.guidance, args.steps, args.per_view, args.batch, args.bf16, args.camera_words)
     pipeline = load_pipeline(args.teacher).to(args.device)
     result = make_report(pipeline, load_judge(args.judge), shapes_world, config, args.out, args.seed)
@@ -57,6 +69,22 @@ def measure(args: argparse.Namespace) -> None:
         print(f"azimuth told in words: median {camera['median']:.0f}° off, {camera['within_22']:.1%} within 22.5°")
     if args.card:
         insert_table(args.card, table(result))
+
+
+def measure_groups(args: argparse.Namespace) -> None:
+    """The same for a multi-view teacher, beside the world's own renders of the same groups."""
+    teacher = Teacher.load(str(args.teacher), torch.device(args.device), half_precision=args.bf16)
+    pipeline, judge = load_pipeline(args.teacher), load_judge(args.judge)
+    rows = asked_groups(shapes_world, teacher.n_views)
+    images = draw_groups(teacher, pipeline, rows, args.guidance, args.steps, args.seed)
+    found = group_quality(judge, shapes_world, rows, images)
+    truth = group_quality(judge, shapes_world, rows, world_groups(rows, images.shape[1]))
+    text = group_table(found, truth)
+    (args.out / "groups.md").write_text(text, encoding="utf-8")
+    grid(images, 4 * teacher.n_views).save(args.out / "groups.png")
+    print(text)
+    if args.card:
+        insert_table(args.card, text)
 
 
 if __name__ == "__main__":

@@ -94,3 +94,37 @@ def test_what_is_missing_is_named(tiny_run, make_factory, tmp_path):
     wrong = replace(PRESETS["tiny"].multi_view, views=3)
     with pytest.raises(ValueError, match=r"multi_view.optim.batch=8 must be a multiple of 3"):
         make_factory(tmp_path, replace(PRESETS["tiny"], multi_view=wrong)).run("multi_view")
+
+
+def test_report_of_groups(tiny_run, tmp_path):
+    """Groups are drawn whole from their cameras; the world's own renders of them are read as asked by a good judge."""
+    from uni_instruct_3d import shapes_world
+    from uni_instruct_3d.teacher_factory import group_report as report
+    from uni_instruct_3d.teacher_factory.export import load_pipeline
+    from uni_instruct_3d.teacher_factory.factory import JUDGES
+    from uni_instruct_3d.teacher_factory.judge import load_judge
+
+    rows = report.asked_groups(shapes_world, 2)[:6]
+    assert rows[0]["azimuths"] == [0.0, 180.0] and rows[0]["words"] == ["front", "back"]
+    teacher = Teacher.load(str(tiny_run.multi_view_teacher), torch.device("cpu"), half_precision=False)
+    pipeline = load_pipeline(tiny_run.multi_view_teacher)
+    pipeline.tokenizer.model_max_length = 32
+    images = report.draw_groups(teacher, pipeline, rows, 3.0, 2, batch=4)
+    again = report.draw_groups(teacher, pipeline, rows, 3.0, 2, batch=4)
+    assert images.shape == (12, 32, 32, 3) and (images == again).all()
+    judge = load_judge(JUDGES / "shapes-128.safetensors")
+    truth = report.group_quality(judge, shapes_world, rows, report.world_groups(rows, 64))
+    assert truth["class"] >= 0.9 and truth["together"] > truth["shuffled"] + 0.2
+    found = report.group_quality(judge, shapes_world, rows, images)
+    assert found["class"] < 0.5  # a teacher of four steps draws nothing
+    text = report.group_table(found, truth)
+    assert "| teacher |" in text and f"{100 * truth['color']:.1f}" in text
+
+
+def test_agreement_of_answers():
+    from uni_instruct_3d.teacher_factory.group_report import agreement
+
+    one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    assert agreement(torch.stack([torch.stack([one, one]), torch.stack([other, other])])) == {
+        "together": 1.0, "shuffled": 0.0,
+    }  # fmt: skip
