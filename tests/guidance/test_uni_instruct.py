@@ -425,3 +425,21 @@ def test_perpendicular_negative_prompts(build):
     pushed.weight = -1.0
     torch.testing.assert_close(gradient(zero), gradient(plain), rtol=1e-3, atol=1e-5)
     assert not torch.allclose(gradient(pushed), gradient(plain), rtol=1e-2)
+
+
+def test_dds_beside_an_untouched_asset(build):
+    """The same picture and prompt as the reference: no gradient; another picture: one. Without a reference: refused."""
+    guidance = build(method="dds", guidance_scale=7.5, with_reference=True)
+    torch.manual_seed(0)
+    rgb, other = torch.rand(2, 1, 16, 16, 3)
+    prompts = StubPrompts(16)
+
+    def gradient(picture, reference):
+        torch.manual_seed(1)
+        leaf, beside = picture.clone().requires_grad_(), None if reference is None else (reference, prompts)
+        out = guidance(leaf, prompts, **cameras(1), reference=beside)
+        return torch.autograd.grad(out["loss_uni_instruct"], leaf)[0]
+
+    assert gradient(rgb, rgb).abs().max() < 1e-4 * gradient(rgb, other).abs().max()
+    with pytest.raises(ValueError, match="needs system.reference"):
+        gradient(rgb, None)

@@ -2,6 +2,7 @@
 
     python scripts/text_to_3d.py "a red mug"
     python scripts/text_to_3d.py "a red mug" --method vsd --best-of 4
+    python scripts/text_to_3d.py "a blue mug" --edit outputs/a-red-mug
     python scripts/text_to_3d.py --prompts-file prompts/compare.txt --seeds 0 1 --engine ray --jobs 8
     python scripts/text_to_3d.py "A thorny rose." --config-set sd21 system.guidance.guidance_scale=10
 
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from .. import __version__
 from ..help import Help
+from .edits import source_of
 from .events import StageError, Stopped
 from .run import Run
-from .settings import FORMATS, HOSTS, UP, Files, Settings
-from .stages import CONFIG_SETS, QUALITIES, STAGES, methods
+from .settings import ALL_STAGES, FORMATS, HOSTS, UP, Files, Settings
+from .stages import CONFIG_SETS, EDITED, QUALITIES, methods
 from .terminal import Terminal
 
 
@@ -35,12 +37,17 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, default=0, help="of everything random")
     what.add_argument("--seeds", nargs="+", metavar="N|N-M", help="several variations, as 0-3 or 0 4 7")
     what.add_argument("--best-of", type=int, metavar="N", help="N seeds from --seed on; the best by its CLIP score")
+    what.add_argument(
+        "--edit", type=Path, metavar="FOLDER", help="start from a finished run; its prompt is what differs"
+    )
+    what.add_argument("--keep", default="geometry", choices=list(EDITED), help="of it: the shape, with new colours on "
+                      "its mesh; or nothing, from its NeRF")  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument("--quality", default="normal", choices=list(QUALITIES), help="; ".join(
         f"{name}: {text}" for name, text in QUALITIES.items()))  # fmt: skip
     how.add_argument("--method", choices=methods(), help="overlay of configs/methods/ for NeRF and texture")
     how.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
-    how.add_argument("--stages", default=",".join(s.name for s in STAGES), help="comma-separated, in order")
+    how.add_argument("--stages", help=f"comma-separated, in order; else {','.join(ALL_STAGES)}")
     how.add_argument("--gpu", default="auto", help="GPU indices as 0 or 0,1; cpu")
     how.add_argument("--host", default="builtin", choices=HOSTS, help="which threestudio trains; the other one has a "
                      "process for every stage")  # fmt: skip
@@ -75,12 +82,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             raise ValueError(f"--jobs {args.jobs} must be at least 1")
         if args.name and len(prompts) * len(seeds) > 1:
             raise ValueError(f"--name {args.name}: {len(prompts) * len(seeds)} runs cannot share one folder")
+        if args.edit is None and args.keep != "geometry":
+            raise ValueError(f"--keep {args.keep} belongs to --edit FOLDER")
+        config_set = args.config_set
+        if args.edit is not None:
+            config_set = source_of(args.edit, args.keep).settings.config_set
+            if args.config_set not in ("shapes", config_set):
+                raise ValueError(f"--config-set {args.config_set}: {args.edit} was made with {config_set}")
+        stages = ALL_STAGES if args.stages is None else tuple(_listed(args.stages))
         files = Files(tuple(_listed(args.formats)), args.up, args.texture_size, args.faces)
         args.settings = [
             Settings(
-                prompt=prompt, seed=seed, method=args.method, config_set=args.config_set, quality=args.quality,
-                overrides=tuple(args.overrides), stages=tuple(_listed(args.stages)), files=files, device=args.gpu,
-                host=args.host, processes=args.processes,
+                prompt=prompt, seed=seed, method=args.method, config_set=config_set, quality=args.quality,
+                overrides=tuple(args.overrides), stages=stages, files=files, device=args.gpu,
+                host=args.host, processes=args.processes, keep=args.keep,
+                edit=None if args.edit is None else str(args.edit.expanduser().resolve()),
             )
             for prompt in prompts for seed in seeds
         ]  # fmt: skip

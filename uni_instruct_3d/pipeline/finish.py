@@ -70,6 +70,7 @@ def _write(run: Run, finished: list[str]) -> tuple[dict[str, float], list[str]]:
 
     from .. import ROOT
     from .checks import complaints, measure
+    from .edits import last_trial, source_of, write_beside
     from .mesh_files import write_mesh_files
     from .pictures import frames_of, write_pictures
     from .quiet import logged
@@ -87,8 +88,11 @@ def _write(run: Run, finished: list[str]) -> tuple[dict[str, float], list[str]]:
         except ValueError as error:
             raise StageError(f"no mesh of {stage}: {error}") from error
         write_pictures(frames_of(scene, cfg["data"], stage), run.folder)
-        nerf = scene if stage == "nerf" else load_scene(run.folder / "nerf", grey)
+        nerf = scene if stage == "nerf" else load_scene(run.folder / "nerf", grey) if "nerf" in finished else None
         facts = measure(scene if stage != "nerf" else None, nerf, cfg["data"])
+        if run.settings.edit is not None:
+            before = load_scene(last_trial(source_of(run.settings.edit, run.settings.keep)), grey)
+            facts |= write_beside(before, scene, cfg["data"], run.folder)
     return facts, [f"poor: {text}" for text in complaints(facts)]
 
 
@@ -109,15 +113,17 @@ def _copy_of_host(run: Run, finished: list[str]) -> tuple[dict[str, float], list
 
 def _report(run: Run, finished: list[str], facts: dict[str, float], notes: list[str]) -> None:
     from ..report import read_stage, write_report
-    from .checks import WORDS
+    from . import checks, edits
 
-    facts = {WORDS[name]: value for name, value in facts.items()}
+    words = checks.WORDS | edits.WORDS
+    facts = {words[name]: value for name, value in facts.items()}
     title = " ".join(run.settings.prompt.split())
     stages = [read_stage(run.folder / name) for name in finished]
     top = top_files(run.folder)
     write_report(
         stages, run.folder / "report.html", title=title, notes=notes, facts=facts, mesh=top.get("model.glb"),
-        turntable=top.get("turntable.mp4"), files=list(top.values()),
+        turntable=top.get("turntable.mp4"),
+        before_after=top.get("before_after.png"), files=list(top.values()),
     )  # fmt: skip
 
 

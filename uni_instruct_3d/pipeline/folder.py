@@ -57,6 +57,10 @@ def default_name(settings: Settings) -> str:
         parts.append(settings.method.replace("_", "-"))
     if settings.quality != "normal":
         parts.append(settings.quality)
+    if settings.edit is not None:
+        parts.append(f"from-{slug(Path(settings.edit).name)}")
+        if settings.keep != "geometry":
+            parts.append(f"keep-{settings.keep}")
     if settings.overrides:
         parts.append(hashlib.sha256("\0".join(sorted(settings.overrides)).encode()).hexdigest()[:6])
     if settings.seed:

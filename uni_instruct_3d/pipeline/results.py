@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 #: In the order in which a person would open them.
-NAMES = ("report.html", "preview.png", "turntable.mp4", "model.glb", "model.obj", "model.mtl", "model.ply", "model.stl")
+NAMES = (
+    "report.html",
+    "preview.png",
+    "before_after.png",
+    "turntable.mp4",
+    "model.glb",
+    "model.obj",
+    "model.mtl",
+    "model.ply",
+    "model.stl",
+)
 
 
 def clear(folder: Path) -> None:

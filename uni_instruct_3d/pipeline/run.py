@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .. import ROOT
 from . import folder as on_disk
+from .edits import edit_job, source_of
 from .events import (
     Done,
     Event,
@@ -27,7 +28,7 @@ from .events import (
 )
 from .folder import Progress
 from .settings import Settings
-from .stages import STAGES, Stage, config_files
+from .stages import EDITED, STAGES, Stage, config_files
 
 #: Seconds between two writings of progress.json.
 WRITE_EVERY = 0.5
@@ -50,8 +51,10 @@ class Run:
         """A run in its folder below `out`: a new one, or that of an earlier run of the same settings.
 
         Raises:
-            ValueError: see :func:`folder.choose_folder`; or the folder cannot be made.
+            ValueError: see :func:`folder.choose_folder`; or the folder cannot be made; or an edit of what is not there.
         """
+        if settings.edit is not None:
+            source_of(settings.edit, settings.keep)
         folder = on_disk.choose_folder(Path(out).expanduser().resolve(), settings, name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -204,8 +207,9 @@ class Run:
         names = [stage.name for stage in chosen]
         for stage in chosen:
             if not self.job(stage.name).done:
-                if stage.after and stage.after not in names and not self.job(stage.after).done:
-                    raise StageError(f"{stage.name} needs {stage.after} first; add it to the stages")
+                after = self.job(stage.name).stage.after
+                if after and after not in names and not self.job(after).done:
+                    raise StageError(f"{stage.name} needs {after} first; add it to the stages")
                 if self.settings.host == "builtin":
                     check_stage(self.job(stage.name))
 
@@ -214,6 +218,8 @@ class Run:
         from .stage_runner import StageJob
 
         row, settings = next(row for row in STAGES if row.name == stage), self.settings
+        if settings.edit is not None and stage == EDITED[settings.keep][0]:
+            return edit_job(row, self.folder, settings)
         return StageJob(
             stage=row, folder=self.folder,
             configs=tuple(config_files(row, settings.config_set, settings.method, settings.quality)),

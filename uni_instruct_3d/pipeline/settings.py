@@ -7,12 +7,13 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .stages import CONFIG_SETS, QUALITIES, STAGES, methods, quality_files
+from .stages import CONFIG_SETS, EDITED, QUALITIES, STAGES, methods, quality_files
 
 FORMATS = ("glb", "obj", "ply", "stl")
 UP = ("y", "z")
 HOSTS = ("builtin", "threestudio")
 LONGEST_PROMPT = 2000
+ALL_STAGES = tuple(stage.name for stage in STAGES)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Settings:
         files: what is written at the end.
         device: ``auto``, ``cpu`` or GPU indices as 0 or 0,1. host: one of :data:`HOSTS`.
         processes: every stage in a process of its own.
+        edit: folder of the finished run that this one is an edit of; None: made from nothing. keep: key of
+            stages.EDITED, what of it stays as it is.
 
     Raises:
         ValueError: names the field, its value and the choices.
@@ -64,11 +67,13 @@ class Settings:
     config_set: str = "shapes"
     quality: str = "normal"
     overrides: tuple[str, ...] = ()
-    stages: tuple[str, ...] = tuple(stage.name for stage in STAGES)
+    stages: tuple[str, ...] = ALL_STAGES
     files: Files = field(default_factory=Files)
     device: str = "auto"
     host: str = "builtin"
     processes: bool = False
+    edit: str | None = None
+    keep: str = "geometry"
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -89,6 +94,20 @@ class Settings:
         for override in self.overrides:
             if "=" not in override:
                 raise ValueError(f"{override!r} is not of the form key=value")
+        _choose("keep", (self.keep,), EDITED)
+        if self.edit is not None:
+            if self.stages == ALL_STAGES:
+                object.__setattr__(self, "stages", EDITED[self.keep])
+            self._check_edit()
+
+    def _check_edit(self) -> None:
+        """An edit is a delta denoising of what is there: nothing of it is up to these settings."""
+        for key, only in (("method", None), ("quality", "normal"), ("host", "builtin")):
+            if getattr(self, key) != only:
+                raise ValueError(f"{key}={getattr(self, key)} cannot be chosen for an edit; it is {only or 'dds'}")
+        wrong = [stage for stage in self.stages if stage not in EDITED[self.keep]]
+        if wrong:
+            raise ValueError(f"an edit that keeps {self.keep} has no stage {wrong[0]}; {', '.join(EDITED[self.keep])}")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -115,7 +134,7 @@ class Settings:
         return cls(**known)
 
 
-IDENTITY = ("prompt", "seed", "method", "config_set", "quality", "overrides")
+IDENTITY = ("prompt", "seed", "method", "config_set", "quality", "overrides", "edit", "keep")
 
 
 def _choose(key: str, values: Any, choices: Any) -> None:

@@ -29,6 +29,9 @@ STAGES = [
     Stage("geometry", "{set}-geometry.yaml", after="nerf"),
     Stage("texture", "{set}-texture.yaml", after="geometry"),
 ]
+#: --keep: stages of an edit of a finished asset. The first of them starts from the asset's own and follows it (DDS), by
+#: configs/edits/<stage>.yaml over its configuration; the others are as ever.
+EDITED = {"geometry": ("texture",), "nothing": ("nerf", "geometry", "texture")}
 # Config sets: prefixes of their files in configs/; a stage takes the first that has a file for it. A multi-view teacher
 # makes the NeRF, mesh and texture are made with a single-view one.
 CONFIG_SETS = {

@@ -49,6 +49,7 @@ def write_report(
     facts: Mapping[str, float] | None = None,
     mesh: Path | None = None,
     turntable: Path | None = None,
+    before_after: Path | None = None,
     files: Sequence[Path] = (),
 ) -> Path:
     """Write the report of a run; the file is either complete or absent.
@@ -57,7 +58,8 @@ def write_report(
         stages: in order; the last mesh and the last turntable among them are shown on top.
         title: heading; the prompt by default.
         notes: lines that a person should read. facts: what was measured of the asset.
-        mesh, turntable: shown on top instead of the stages' own. files: results of the whole run, listed with their
+        mesh, turntable: shown on top instead of the stages' own. before_after: picture of an edited asset, before above
+            after. files: results of the whole run, listed with their
             sizes.
 
     Raises:
@@ -73,6 +75,7 @@ def write_report(
         f"<h1>{html.escape(title)}</h1>",
         *(f"<p class='note'>{html.escape(note)}</p>" for note in notes),
         _overview(stages, mesh, turntable),
+        _before_after(before_after) if before_after else "",
         _facts(facts or {}, files),
         *(_stage(stage) for stage in stages),
         "</body></html>",
@@ -112,6 +115,13 @@ def viewer_page(glb: Path) -> str:
     for found, better in BRIGHTER.items():
         page = page.replace(found, better)
     return page
+
+
+def _before_after(path: Path) -> str:
+    return (
+        f"<figure><img style='max-width: 100%' alt='before and after' src='{data_uri(path)}'>"
+        "<figcaption>above: before the edit; below: after</figcaption></figure>"
+    )
 
 
 def _facts(facts: Mapping[str, float], files: Sequence[Path]) -> str:

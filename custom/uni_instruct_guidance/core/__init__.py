@@ -3,7 +3,7 @@
 from .auxiliary import data_fidelity_loss, regression_loss, reward_loss
 from .by_parts import check_by_parts
 from .divergences import DIVERGENCES, Divergence, divergence_from_callable, get_divergence
-from .fake_score import DENOISING_WEIGHTS, denoising_loss
+from .fake_score import DENOISING_WEIGHTS, denoising_loss, reference_score
 from .gradients import GRADIENTS
 from .methods import METHODS, GuidanceScales, Method, get_method
 from .objective import ObjectiveConfig, ObjectiveOutput, objective
@@ -74,6 +74,7 @@ __all__ = [
     "per_sample",
     "perpendicular_negative",
     "poor_calibration",
+    "reference_score",
     "regression_loss",
     "rescale_guidance",
     "reward_loss",

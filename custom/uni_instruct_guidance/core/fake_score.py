@@ -1,4 +1,4 @@
-"""Training the student's own score: denoising score matching, plain or guided (long-short guidance)."""
+"""The student's own score: trained by denoising score matching, plain or guided; or the teacher's on a reference."""
 
 from __future__ import annotations
 
@@ -42,3 +42,20 @@ def denoising_loss(
     weight = choose("fake_score.weighting", weighting, DENOISING_WEIGHTS)
     error = (x0_fake.float() - x0.detach().float()).square().flatten(1).mean(1)
     return weight(alpha, sigma, sigma_data=sigma_data, max_snr=max_snr) * error
+
+
+def reference_score(x0: Tensor, reference: Tensor, x0_reference: Tensor) -> Tensor:
+    """x̂0_p of delta denoising: the teacher's answer to the reference, seen from the edited sample.
+
+    Both were diffused with the same ε to the same t, so that x_t − ref_t = α(x_0 − ref), and the reference's
+    ε̂_ref = (ref_t − α x̂0_ref)/σ taken at x_t is x̂0_p = (x_t − σ ε̂_ref)/α = x_0 + x̂0_ref − ref. Then ε̂_q − ε̂_p is
+    the difference of the two noise predictions (Hertz et al. 2023, arXiv 2304.07090, Eq. 3).
+
+    Args:
+        x0: [B, ...] the sample being edited (detached here). reference: [B, ...] the one that stays.
+        x0_reference: [B, ...] the teacher's x̂0 at the diffused reference under the reference's prompt, guided as the
+            other one is.
+    """
+    require_shape("reference", reference, x0.shape)
+    require_shape("x0_reference", x0_reference, x0.shape)
+    return x0.detach() + (x0_reference - reference)

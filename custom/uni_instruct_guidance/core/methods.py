@@ -183,7 +183,7 @@ _ROWS = (
            auxiliary={"regression": 0.25}),
     Method("dmd2", "Improved DMD", "one-step generation", "full", _di(weighting="x0_normalised"),
            auxiliary={"gan": 1e-3}, fake_updates=5),
-    Method("red_diff", "RED-diff", "inverse problems", "conditional", _di(weighting="epsilon"),
+    Method("red_diff", "RED-diff", "inverse problems", "conditional", _di(weighting="x0"),
            auxiliary={"data_fidelity": 1.0}),
     Method("sim", "Score implicit matching", "one-step generation", "full",
            ObjectiveConfig(gradient="exact", weighting="x0", distance="pseudo_huber")),

@@ -92,8 +92,8 @@ def in_guidance() -> Iterator[None]:
         raise ValueError(f"system.guidance.{error}") from error
 
 
-def build_method(cfg: MethodFields) -> Method:
-    """The core's Method for these fields.
+def build_method(cfg: MethodFields, with_reference: bool = False) -> Method:
+    """The core's Method for these fields; `with_reference`: an untouched asset is rendered beside the edited one.
 
     Raises:
         ValueError: unknown method or option, or a method that needs what a 3D model cannot give (says what).
@@ -112,7 +112,7 @@ def build_method(cfg: MethodFields) -> Method:
     with in_guidance():
         method = row.replace(**overrides)
     missing = [f"{name} ({AUXILIARY[name]})" for name in method.auxiliary if name not in AUXILIARY_IN_3D]
-    if method.fake_score == "teacher_reference":
+    if method.fake_score == "teacher_reference" and not with_reference:
         missing.append("a reference image and prompt")
     if missing:
         raise ValueError(
@@ -136,6 +136,7 @@ class GuidanceFields(MethodFields):
     warmup, fake_score, discriminator, bank, gradient_size, memory: blocks; see WarmupConfig, FakeScoreConfig,
         DiscriminatorConfig, BankConfig, GradientConfig, MemoryConfig.
     bank_dir: where teacher samples are kept.
+    with_reference: the system gives pictures and prompts of an untouched asset (method dds).
     max_rejected_steps: stop after this many steps in a row in which no sample of the batch was finite.
     reward: for `auxiliary.reward`: clip | aesthetic | FILE.py:FUNCTION; or the options of `reward_type`, which takes
         the same names and registered ones. See scoring/rewards.py.
@@ -157,6 +158,7 @@ class GuidanceFields(MethodFields):
     bank_dir: str = ".threestudio_cache/teacher_samples"
     gradient_size: dict = field(default_factory=dict)
     memory: dict = field(default_factory=dict)
+    with_reference: bool = False
     max_rejected_steps: int = 20
     reward_type: str = ""
     reward: Any = None
@@ -188,7 +190,7 @@ def parse_blocks(cfg: GuidanceFields) -> SimpleNamespace:
     return SimpleNamespace(**parsed)
 
 
-def check_guidance(block: Mapping[str, Any]) -> None:
+def check_guidance(block: Mapping[str, Any], with_reference: bool = False) -> None:
     """Refuse a block of `uni-instruct-guidance` before anything is built: its inner blocks and its method.
 
     Keys of the block itself are the host's to check.
@@ -199,4 +201,6 @@ def check_guidance(block: Mapping[str, Any]) -> None:
     known = {field.name for field in fields(GuidanceFields)}
     cfg = OmegaConf.structured(GuidanceFields(**{key: value for key, value in block.items() if key in known}))
     parse_blocks(cfg)
-    build_method(cfg)
+    method = build_method(cfg, with_reference)
+    if with_reference and method.fake_score != "teacher_reference":
+        raise ValueError(f"system.reference belongs to system.guidance.method='dds', got {cfg.method!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from ..core import (
     objective,
     per_sample,
     poor_calibration,
+    reference_score,
 )
 from ..core.errors import UserError, require_writable
 from ..core.groups import Groups
@@ -40,10 +42,14 @@ from ..teachers.stable_diffusion.teacher import Teacher, resized
 from .bank import SampleBank
 from .config import GuidanceFields, build_method, parse_blocks
 from .group_bank import GroupBank
-from .learning import LearningLosses, Real, SharedPass, noised
+from .learning import LearningLosses, Noised, Real, SharedPass, noised
 from .prompts import condition_of, direction_indices, direction_texts
 from .ranges import GUIDANCE
 from .views import check_views, whole_groups
+
+
+#: Latents of an untouched asset from the same cameras, and what the networks are told about it.
+Untouched = tuple[Tensor, Condition]
 
 
 @dataclass
@@ -87,7 +93,7 @@ class UniInstructGuidance(BaseModule):
         check(GUIDANCE, OmegaConf.to_container(self.cfg, throw_on_missing=False), "system.guidance.")
         self.blocks = parse_blocks(self.cfg)
         require_writable("system.guidance.bank_dir", self.cfg.bank_dir)
-        self.method = build_method(self.cfg)
+        self.method = build_method(self.cfg, self.cfg.with_reference)
         self.warmup_method = get_method(self.blocks.warmup.method)
         if self.blocks.warmup.steps and self.warmup_method.learns_fake_score:
             raise ValueError(
@@ -182,6 +188,7 @@ class UniInstructGuidance(BaseModule):
         azimuth: Float[Tensor, "B"],
         camera_distances: Float[Tensor, "B"],
         rgb_as_latents: bool = False,
+        reference: tuple[Float[Tensor, "B H W C"], Any] | None = None,
         **batch,
     ) -> dict[str, Tensor]:
         """Losses and what to log.
@@ -190,6 +197,7 @@ class UniInstructGuidance(BaseModule):
             rgb: renderings in 0..1 (or latents with `rgb_as_latents`).
             prompt_utils: threestudio's PromptProcessorOutput.
             elevation, azimuth: degrees. camera_distances, batch: the data module's cameras.
+            reference: renderings of the untouched asset from the same cameras, and its prompts (method dds).
 
         Raises:
             ValueError: cameras that a multi-view teacher cannot take, naming the key.
@@ -198,9 +206,15 @@ class UniInstructGuidance(BaseModule):
         check_views(cameras, self.groups.n, self.teacher.name)
         condition = self._condition(prompt_utils, cameras)
         image = rgb.permute(0, 3, 1, 2)
+        beside = None
+        if reference is not None:
+            with torch.random.fork_rng(devices=[image.device] if image.device.type == "cuda" else []), torch.no_grad():
+                # the very noise that the encoder draws for the other picture
+                untouched = self._latents(reference[0].permute(0, 3, 1, 2), rgb_as_latents)
+            beside = (untouched, self._condition(reference[1], cameras))
         latents = self._latents(image, rgb_as_latents)
         real = self._real(prompt_utils, cameras, condition)
-        losses, grad, log = self._one_step(latents.detach(), real, condition)
+        losses, grad, log = self._one_step(latents.detach(), real, condition, beside)
         self._count_rejected(int(log["rejected"]), self.groups.count(len(latents)))
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
         weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
@@ -282,7 +296,7 @@ class UniInstructGuidance(BaseModule):
         return Real(latents, self._condition(prompt_utils, where))
 
     def _one_step(
-        self, latents: Tensor, real: Real | None, condition: Condition
+        self, latents: Tensor, real: Real | None, condition: Condition, beside: Untouched | None
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """Losses of what learns, the method's gradient in the latents, diagnostics.
 
@@ -303,14 +317,14 @@ class UniInstructGuidance(BaseModule):
             grad, log, shared = self._gradient(latents, condition, record=True)
             return self.learning(latents, real, condition, self.sampler, shared=shared), grad, log
         losses = self.learning(latents, real, condition, self.sampler, drop_camera)
-        grad, log, _ = self._gradient(latents, condition)
+        grad, log, _ = self._gradient(latents, condition, beside=beside)
         return losses, grad, log
 
     def _updates(self) -> int:
         return self.blocks.fake_score.updates_per_step or self.method.fake_updates
 
     def _gradient(
-        self, latents: Tensor, condition: Condition, record: bool = False
+        self, latents: Tensor, condition: Condition, record: bool = False, beside: Untouched | None = None
     ) -> tuple[Tensor, dict[str, Tensor], SharedPass | None]:
         """The method's gradient in the latents [B, C, h, w], diagnostics, and with `record` the pass itself."""
         method = self.current
@@ -339,6 +353,8 @@ class UniInstructGuidance(BaseModule):
                 record=record,
                 record_reference=record and self.learning.train_scale != 1.0,
             )
+            if method.fake_score == "teacher_reference":
+                answer.x0_fake = self._reference_score(latents, at, beside)
             logit = None if answer.logit is None else groups.mean(answer.logit)
             x0_teacher = groups.fold(answer.x0_teacher)
             x0_fake = x0.detach() if answer.x0_fake is None else groups.fold(answer.x0_fake)
@@ -383,6 +399,27 @@ class UniInstructGuidance(BaseModule):
         grad = groups.split((self.warmup_scale if self.in_warmup else self.gradient_scale)(grad))
         grad = grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)
         return grad, log, SharedPass(at, answer.learned) if record else None
+
+    @torch.no_grad()
+    def _reference_score(self, x0: Tensor, at: Noised, beside: Untouched | None) -> Tensor:
+        """The teacher's answer to the untouched asset at the same ε and t, its own prompt, the same guidance."""
+        if beside is None:
+            raise ValueError(f"system.guidance.method={self.cfg.method!r} needs system.reference, a finished asset")
+        latents, condition = beside
+        alpha = per_sample(self.teacher.process.alpha(at.t), x0)
+        answer = self.networks.answer(
+            at.x_t + alpha * (latents - x0),  # the very ε of x_t
+            at.t,
+            condition,
+            guidance_scale=self.guidance_scale,
+            fake_guidance_scale=1.0,
+            guidance_rescale=self.cfg.guidance_rescale,
+            with_logit=False,
+            with_jacobian=False,
+            with_logit_gradient=False,
+            use_fake=False,
+        )
+        return reference_score(x0, latents, answer.x0_teacher)
 
     def _warn_once(self, line: str | None) -> None:
         if line and not self._warned:

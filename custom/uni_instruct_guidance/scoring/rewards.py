@@ -6,12 +6,9 @@ path of a function, `rewards/mine.py:brightness` or `package.module:function`.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.base import BaseModule
 
+from ..core.named import load_named
 from .aesthetic import AestheticScorer
 from .clip import BUILTIN, ClipScorer
 
@@ -164,17 +162,7 @@ def load_function(path: str) -> Callable:
     Raises:
         ValueError: one line: no such file, module or function, or it cannot be imported.
     """
-    where, _, name = path.rpartition(":")
-    try:
-        if where.endswith(".py"):
-            module = _module_of_file(Path(where).expanduser())
-        else:
-            module = importlib.import_module(where)
-    except Exception as error:  # whatever a user's file raises while it is read
-        raise ValueError(f"{KEY}={path!r}: cannot be imported: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{KEY}={path!r}: {where} has no function {name!r}")
+    function = load_named(KEY, path)
     try:
         inspect.signature(function).bind("images", "prompts")
     except TypeError as error:
@@ -182,15 +170,6 @@ def load_function(path: str) -> Callable:
     except ValueError:  # compiled ones have no signature
         pass
     return function
-
-
-def _module_of_file(file: Path):
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
-    spec = importlib.util.spec_from_file_location(f"uni_instruct_reward_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _built(make: Callable[[], Any]) -> Any:

@@ -233,7 +233,7 @@ def check_config(cfg: Any) -> None:
     check(CONFIG, plain)
     system = plain.get("system") or {}
     if system.get("guidance_type") == "uni-instruct-guidance" and isinstance(system.get("guidance"), dict):
-        check_guidance(system["guidance"])
+        check_guidance(system["guidance"], with_reference=bool(system.get("reference")))
 
 
 def check_system(cfg: Any) -> None:

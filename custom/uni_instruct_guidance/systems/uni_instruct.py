@@ -14,6 +14,7 @@ from ..teachers.stable_diffusion.checks import check_teacher
 from .finite_steps import FiniteSteps
 from .guided import GuidanceWhileTraining
 from .ranges import check_system
+from .reference import Reference
 from .regularisers import REGULARISERS, regularise
 
 # stage -> what the guidance looks at.
@@ -34,11 +35,14 @@ class UniInstructSystem(FiniteSteps, GuidanceWhileTraining, BaseLift3DSystem):
 
         visualize_samples: at validation also draw what teacher and fake score would draw for the prompt.
         max_skipped_steps: stop after this many consecutive steps with a non-finite gradient.
+        reference: trial folder of a finished asset that this one is an edit of, for method dds: it is rendered from the
+            same cameras and stays as it is.
         """
 
         stage: str = "coarse"
         visualize_samples: bool = False
         max_skipped_steps: int = 50
+        reference: str = ""
 
     cfg: Config
 
@@ -46,6 +50,8 @@ class UniInstructSystem(FiniteSteps, GuidanceWhileTraining, BaseLift3DSystem):
         check_system(self.cfg)
         if self.cfg.stage not in STAGES:
             raise ValueError(f"system.stage {self.cfg.stage!r}; choices: {list(STAGES)}")
+        if self.cfg.reference:
+            self._expect_reference()
         self.regulariser_names = [name for name in REGULARISERS if f"lambda_{name}" in self.cfg.loss]
         # The teacher is looked at before anything is built, rendered or written.
         for part in (self.cfg.guidance, self.cfg.prompt_processor):
@@ -57,11 +63,23 @@ class UniInstructSystem(FiniteSteps, GuidanceWhileTraining, BaseLift3DSystem):
             require_writable("system.guidance.bank_dir", bank_dir)
         super().configure()
 
+    def _expect_reference(self) -> None:
+        if self.cfg.stage == "geometry":
+            raise ValueError("system.reference belongs to the stages that look at colours: coarse, texture")
+        if self.cfg.guidance_type not in ("", "uni-instruct-guidance"):
+            raise ValueError(f"system.reference needs uni-instruct-guidance, got {self.cfg.guidance_type!r}")
+        if self.cfg.guidance_type:
+            self.cfg.guidance.with_reference = True
+
     def setup(self, stage: str) -> None:
         """The guidance may ask for extra updates of what it learns."""
         super().setup(stage)
         if hasattr(getattr(self, "guidance", None), "inner_step"):
             self.guidance.inner_step = self._inner_step
+        self.reference = None
+        if self.cfg.reference:
+            self.reference = Reference(self.cfg.reference, self.device)
+            self.reference_prompts = self.reference.prompts(self.cfg.prompt_processor_type, self.cfg.prompt_processor)
 
     def _inner_step(self, loss: torch.Tensor) -> None:
         """One extra update of what the guidance learns; parameters without a gradient are left alone by Adam."""
@@ -78,7 +96,11 @@ class UniInstructSystem(FiniteSteps, GuidanceWhileTraining, BaseLift3DSystem):
 
     def training_step(self, batch: dict, batch_idx: int) -> dict:
         out = self(batch)
-        guided = self.guidance(out[STAGES[self.cfg.stage]], self.prompt_utils, **batch, rgb_as_latents=False)
+        beside = {}
+        if self.reference is not None:
+            pictures = self.reference.render(batch, out["comp_rgb_bg"].detach())
+            beside["reference"] = (pictures, self.reference_prompts)
+        guided = self.guidance(out[STAGES[self.cfg.stage]], self.prompt_utils, **batch, **beside, rgb_as_latents=False)
         if batch_idx == 0:
             self._check_lambdas(guided)
         loss = torch.zeros((), device=self.device)

@@ -98,8 +98,12 @@ class DiffusionTeacher(ABC):
         """Images in 0..1 to samples; differentiable. `generator` is for encoders that draw."""
 
     @abstractmethod
+    def draw(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Samples to images in 0..1 and beyond, where they overshoot; differentiable everywhere."""
+
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Samples to images in 0..1; differentiable inside that range."""
+        return self.draw(x0).clamp(0, 1)
 
     @abstractmethod
     def solve(

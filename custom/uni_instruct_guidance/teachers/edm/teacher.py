@@ -48,8 +48,8 @@ class EDMTeacher(DiffusionTeacher):
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return images * 2 - 1
 
-    def decode(self, x0: Tensor) -> Tensor:
-        return (x0 * 0.5 + 0.5).clamp(0, 1)
+    def draw(self, x0: Tensor) -> Tensor:
+        return x0 * 0.5 + 0.5
 
     def solve(self, noise: Tensor, condition: Condition, null: Condition, scale: float, steps: int) -> Tensor:
         """Heun's method; an EDM network has no unconditional branch, so `scale` must be 1."""

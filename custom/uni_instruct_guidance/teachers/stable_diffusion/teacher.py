@@ -167,10 +167,10 @@ class Teacher(DiffusionTeacher):
         posterior = self.vae.encode((rgb * 2 - 1).to(self.dtype)).latent_dist
         return (posterior.sample(generator) * self.vae.config.scaling_factor).float()
 
-    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Scaled latents to images in 0..1."""
+    def draw(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Scaled latents to images."""
         image = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.dtype)).sample.float()
-        return (image * 0.5 + 0.5).clamp(0, 1)
+        return image * 0.5 + 0.5
 
     def predict_x0(
         self,

@@ -1,0 +1,10 @@
+"""Restore a picture from a measurement; ``--help`` lists the options. docs/editing.md."""
+
+import sys
+
+import _environment  # noqa: F401
+
+from uni_instruct_3d.editing.restore_cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
