@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 EXTENSION = "custom/uni_instruct_guidance"
 STANDARD = set(sys.stdlib_module_names)
 
-#: folder -> first names that its files must not import. Arrows: core <- teachers <- guidance, distill2d <- systems <-
-#: uni_instruct_3d <- scripts; the portable floor knows neither the extension nor the packages above it.
+#: folder -> first names that its files must not import. Arrows: core <- teachers <- guidance, distill2d,
+#: editing <- systems <- uni_instruct_3d <- scripts; the portable floor knows neither the extension nor what is above it.
 FORBIDDEN = {
     EXTENSION: {"uni_instruct_3d", "scripts", "backends", "portable", "custom"},
     "portable": {"uni_instruct_guidance", "uni_instruct_3d", "scripts", "custom"},
@@ -22,10 +22,11 @@ FORBIDDEN = {
 }
 #: sub-package of the extension -> sub-packages that its files must not import.
 ABOVE = {
-    "core": {"teachers", "guidance", "distill2d", "systems", "scoring"},
-    "teachers": {"guidance", "distill2d", "systems", "scoring"},
-    "guidance": {"systems"},
-    "distill2d": {"guidance", "systems"},
+    "core": {"teachers", "guidance", "distill2d", "editing", "systems", "scoring"},
+    "teachers": {"guidance", "distill2d", "editing", "systems", "scoring"},
+    "guidance": {"editing", "systems"},
+    "distill2d": {"guidance", "editing", "systems"},
+    "editing": {"guidance", "distill2d", "systems", "scoring"},
 }
 
 

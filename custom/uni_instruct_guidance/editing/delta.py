@@ -55,7 +55,7 @@ class EditConfig:
     """
 
     method: str = "dds"
-    steps: int = 100
+    steps: int = 40
     lr: float = 0.1
     guidance_scale: float | None = None
     noise: tuple[float, float] = (0.05, 0.95)

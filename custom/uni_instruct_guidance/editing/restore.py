@@ -37,7 +37,7 @@ RANGES = {
     "steps": whole(least=2),
     "lr": number(above=0),
     "prior": or_null(number(least=0)),
-    "noise": ascending(number(least=0, most=1)),
+    "noise": or_null(ascending(number(least=0, most=1))),
     "sigma_y": number(least=0),
     "guidance_scale": number(least=0),
     "strength": number(above=0),
@@ -52,7 +52,7 @@ class RestoreConfig:
     Args:
         method: row of `RESTORERS`.
         steps: noise levels, one network call each (two with guidance).
-        noise: least and most noise, as fractions of the process.
+        noise: least and most noise, as fractions of the process; None: the method's row of `NOISE`.
         sigma_y: standard deviation of the measurement's noise; pictures are in −1..1.
         guidance_scale: classifier-free, for teachers that are told a prompt.
         lr: of Adam (red_diff), falling in a straight line to a tenth.
@@ -62,11 +62,11 @@ class RestoreConfig:
     """
 
     method: str = "red_diff"
-    steps: int = 100
-    noise: tuple[float, float] = (0.02, 0.98)
+    steps: int = 80
+    noise: tuple[float, float] | None = None
     sigma_y: float = 0.0
     guidance_scale: float = 1.0
-    lr: float = 0.1
+    lr: float = 0.2
     prior: float | None = None
     fake_score: str = "conditional"
     fake_lr: float = 1e-3
@@ -76,7 +76,7 @@ class RestoreConfig:
         choose("method", self.method, RESTORERS)
         choose("fake_score", self.fake_score, dict.fromkeys(FAKE_SCORES))
         check(RANGES, self)
-        if self.noise[0] == self.noise[1]:
+        if self.noise is not None and self.noise[0] == self.noise[1]:
             raise ValueError(f"noise={list(self.noise)} must be a range")
         if self.fake_score == "learned" and self.method != "red_diff":
             raise ValueError(f"fake_score='learned' belongs to method='red_diff', got {self.method!r}")
@@ -88,7 +88,10 @@ class RestoreConfig:
 
 
 #: λ where nothing else is said, without noise and what the noise's variance adds.
-PRIOR, PRIOR_PER_VARIANCE = 0.25, 10.0
+PRIOR, PRIOR_PER_VARIANCE = 0.1, 10.0
+
+#: Noise levels where nothing else is said: a sampler begins with noise alone, RED-diff with A⁺y, which is nearer.
+NOISE = {"red_diff": (0.02, 0.6), "dps": (0.02, 0.98), "pseudo_inverse": (0.02, 0.98)}
 
 
 @dataclass
@@ -145,9 +148,14 @@ class Problem:
         draws = [generator(seed, step, purpose, device=device) for seed in self.seeds]
         return torch.cat([torch.randn((1, *shape), generator=draw, device=device) for draw in draws])
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and most noise."""
+        return self.config.noise or NOISE[self.config.method]
+
     def levels(self) -> Tensor:
         """`t` of every step, the most noise first, equally spaced."""
-        low, high = self.config.noise
+        low, high = self.range
         fractions = torch.linspace(high, low, self.config.steps, device=self.measurement.device)
         return self.teacher.process.at_fraction(fractions)
 
@@ -262,7 +270,7 @@ class _FakeScore:
 
     def learn(self, particles: Tensor, step: int) -> None:
         process, draw = self.problem.teacher.process, generator(self.problem.seeds[0], step, "fake levels")
-        low, high = self.problem.config.noise
+        low, high = self.problem.range
         fraction = low + (high - low) * torch.rand(len(particles), generator=draw)
         t = process.at_fraction(fraction.to(particles.device))
         x_t = process.diffuse(particles, self.problem.noise(step, particles.shape[1:], "fake noise"), t)

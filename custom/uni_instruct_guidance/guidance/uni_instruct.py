@@ -47,7 +47,6 @@ from .prompts import condition_of, direction_indices, direction_texts
 from .ranges import GUIDANCE
 from .views import check_views, whole_groups
 
-
 #: Latents of an untouched asset from the same cameras, and what the networks are told about it.
 Untouched = tuple[Tensor, Condition]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
+from ..core.files import found
 from .contract import DiffusionTeacher
 
 
@@ -18,11 +17,8 @@ def open_teacher(name: str, device: torch.device, half_precision: bool = True) -
     if name.endswith(".safetensors"):
         from .edm import load_edm
         from .edm.teacher import EDMTeacher
-        from .stable_diffusion.checks import PROJECT
 
-        path = Path(name).expanduser()
-        shipped = PROJECT / path
-        return EDMTeacher(load_edm(shipped if not path.exists() and shipped.is_file() else path), name).to(device)
+        return EDMTeacher(load_edm(found(name)), name).to(device)
     from .stable_diffusion.teacher import Teacher
 
     return Teacher.load(name, device, half_precision)
