@@ -13,7 +13,7 @@ EXTENSION = "custom/uni_instruct_guidance"
 STANDARD = set(sys.stdlib_module_names)
 
 #: folder -> first names that its files must not import. Arrows: core <- teachers <- guidance, distill2d,
-#: editing <- systems <- uni_instruct_3d <- scripts; the portable floor knows neither the extension nor what is above it.
+#: editing <- systems <- uni_instruct_3d <- scripts; the portable floor knows neither the extension nor those above it.
 FORBIDDEN = {
     EXTENSION: {"uni_instruct_3d", "scripts", "backends", "portable", "custom"},
     "portable": {"uni_instruct_guidance", "uni_instruct_3d", "scripts", "custom"},
