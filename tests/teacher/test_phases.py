@@ -30,6 +30,13 @@ def test_stock_pipeline_draws_known_and_unknown_words(tiny_run):
     assert np.isfinite(images).all() and np.abs(images[0] - images[1]).max() > 0
 
 
+def test_no_folder_says_where_it_was_made(tiny_run):
+    """Paths of the machine that trained a teacher are nobody's business."""
+    for folder in (tiny_run.teacher, tiny_run.multi_view_teacher):
+        texts = [path.read_text() for path in folder.glob("**/*.json")]
+        assert texts and not any(str(tiny_run.work) in text or "_name_or_path" in text for text in texts)
+
+
 def test_unet_is_resumed_bit_for_bit(tiny_run, make_factory, tmp_path):
     """A second run stopped half-way and resumed gives the first run's weights."""
     root = tmp_path / "again"

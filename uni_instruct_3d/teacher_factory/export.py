@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from uni_instruct_guidance.teachers.stable_diffusion.checks import forget_origin
+
 
 def save_weights(
     state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None, dtype: torch.dtype = torch.float16
@@ -78,6 +80,7 @@ def save_pipeline(
         tokenizer.backend_tokenizer.model.save(str(staging / "tokenizer"))
     for name, module in (("vae", vae), ("unet", unet)):
         save_weights(module.state_dict(), staging / name / "diffusion_pytorch_model.safetensors")
+    forget_origin(staging)
     replace_files(staging, folder)
 
 

@@ -67,6 +67,14 @@ def check_teacher_folder(folder: Path) -> None:
             check_safetensors(path)
 
 
+def forget_origin(folder: Path) -> None:
+    """Take out of every config.json below `folder` where its part was loaded from: diffusers writes that path along."""
+    for config in folder.glob("**/config.json"):
+        values = json.loads(config.read_text(encoding="utf-8"))
+        if values.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def check_teacher(name_or_path: str, cache_dir: str | None = None) -> str:
     """Check a teacher given as folder (of the working folder or the project) or hub id. Returns the name to load.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checks import local_folder
+from .checks import forget_origin, local_folder
 from .fake_score import FakeScore
 from .teacher import Teacher
 
@@ -41,6 +41,7 @@ def save_one_step_pipeline(teacher: Teacher, student: FakeScore, t_init: int, fo
     index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
     index["scheduler"] = ["diffusers", "DDIMScheduler"]
     index["safety_checker"], index["requires_safety_checker"] = [None, None], False
+    forget_origin(folder)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

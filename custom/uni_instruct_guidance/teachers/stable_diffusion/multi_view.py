@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...core.errors import choose
+from ...core.files import atomically
+from .checks import forget_origin
 
 #: Beside the U-Net's weights.
 MARK = "multi_view.json"
@@ -99,15 +101,14 @@ def save_multi_view(unet: nn.Module, n_views: int, folder: str | Path) -> None:
 
     require_writable("folder", str(folder))
     unet.save_pretrained(folder, safe_serialization=True)
+    forget_origin(Path(folder))
     mark_multi_view(folder, n_views)
 
 
 def mark_multi_view(folder: str | Path, n_views: int) -> None:
     """Say beside a U-Net's weights that it draws groups of ``n_views``."""
-    path = Path(folder) / MARK
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(json.dumps({"n_views": n_views, "camera": "c2w"}) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    text = json.dumps({"n_views": n_views, "camera": "c2w"}) + "\n"
+    atomically(Path(folder) / MARK, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_mark(unet_folder: str | Path) -> int:
