@@ -8,12 +8,14 @@ Stable Diffusion 2.1, so they are taken from a diffusers folder of that model.
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ...core.errors import UserError, choose, require_writable
+from ...core.files import atomically, folder_atomically
 from .checks import TEACHER_PARTS, check_safetensors, check_teacher, local_folder
 from .multi_view import CAMERAS, attend, save_multi_view
 
@@ -108,20 +110,11 @@ def convert(checkpoint: str | Path, base: str, out: str | Path, size: int = 256,
     factor = 2 ** (len(AutoencoderKL.load_config(name, subfolder="vae")["block_out_channels"]) - 1)
     config = dict(UNet2DConditionModel.load_config(name, subfolder="unet"))
     unet = unet_of(state, {**config, "sample_size": size // factor}, n_views)
-    source, staging = local_folder(name), out / ".partial"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.mkdir(parents=True)
-        for part in TEACHER_PARTS:
-            if part != "unet":
-                shutil.copytree(source / part, staging / part)
-        save_multi_view(unet.half(), n_views, staging / "unet")
-        shutil.copy2(source / "model_index.json", staging)  # last: without it a folder is no teacher
-        for path in sorted(staging.iterdir(), key=lambda item: item.name == "model_index.json"):
-            target = out / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            path.replace(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    source = local_folder(name)
+    for part in TEACHER_PARTS:
+        if part != "unet":
+            folder_atomically(out / part, partial(shutil.copytree, source / part))
+    folder_atomically(out / "unet", partial(save_multi_view, unet.half(), n_views))
+    # last: without it a folder is no teacher
+    atomically(out / "model_index.json", partial(shutil.copyfile, source / "model_index.json"))
     return out
