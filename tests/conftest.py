@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+import threestudio  # noqa: F401  before the extension, whichever test file comes first: it registers its classes there
+
 
 def pytest_addoption(parser):
     parser.addoption("--shuffle", type=int, metavar="SEED", help="files, and the tests of each, in a random order")
