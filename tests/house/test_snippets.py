@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import re
 from pathlib import Path
@@ -28,6 +29,34 @@ def test_imports_of_a_snippet(text):
             module = importlib.import_module(node.module)
             missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
             assert not missing, f"{node.module} has no {missing}"
+
+
+@pytest.mark.parametrize("text", SNIPPETS)
+def test_a_snippet_stands_alone(text):
+    """It can be pasted as it is: every name is imported or made in it."""
+    known = set(dir(builtins))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            known |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            known.add(node.name)
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            known.add(node.id)
+    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    assert used <= known, f"not imported: {sorted(used - known)}"
+
+
+def test_commands_need_nothing_activated():
+    """`python scripts/…` and `python launch.py` find the project's interpreter; nothing else does."""
+    blocks = [block for path in PAGES for block in re.findall(r"```bash\n(.*?)```", path.read_text("utf-8"), re.S)]
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) > 50
+    for line in lines:
+        word, *rest = line.removeprefix("srun ").split() or [""]
+        assert word not in ("torchrun", "pytest", "uni-instruct-3d", "pip"), f"an activated .venv alone has it: {line}"
+        assert word != "python" or rest[0] == "launch.py" or rest[0].startswith("scripts/"), line
 
 
 def test_there_are_snippets():

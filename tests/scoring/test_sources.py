@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -68,6 +70,17 @@ def trial(tmp_path_factory):
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("trial")
     return folder, save_trial(folder)
+
+
+def test_a_checkpoint_is_read_whatever_was_imported_first(trial):
+    """In Python one begins with a scorer, which needs no host: its names are registered all the same."""
+    code = (
+        "import sys, uni_instruct_3d; from uni_instruct_guidance.scoring import get_protocol; "
+        "from uni_instruct_guidance.scoring.sources import load_views; "
+        "print(load_views(sys.argv[1], get_protocol('shapes-8').reduced(views=1, size=8)).pictures.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(trial[0])], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(1, 8, 8, 3)", done.stderr[-2000:]
 
 
 def test_a_checkpoint_is_rendered_by_its_own_renderer(trial):

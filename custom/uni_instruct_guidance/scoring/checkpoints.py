@@ -47,6 +47,9 @@ def load_scene(path: str | Path, background: tuple[float, float, float]) -> Any:
     Raises:
         ValueError: one line naming the file: no checkpoint of a 3D scene, or one that does not fit its configuration.
     """
+    # A trial names what these register; where the extension was imported before its host, nothing has yet.
+    from .. import models, systems  # noqa: F401
+
     checkpoint, config = trial_of(path)
     # First of all the file itself: a wrong one is named before anything is built.
     weights, epoch, step = load_module_weights(str(checkpoint), ignore_modules=list(LEFT_OUT))
