@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(args: argparse.Namespace) -> None:
     """Draw, judge, write."""
     require_writable("--out", args.out)
-    if read_mark(args.teacher / "unet") > 1:
+    if read_mark(args.teacher / "unet").n_views > 1:
         return measure_groups(args)
     config = ReportConfig(args.guidance, args.steps, args.per_view, args.batch, args.bf16, args.camera_words)
     pipeline = load_pipeline(args.teacher).to(args.device)

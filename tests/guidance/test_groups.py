@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +15,11 @@ from uni_instruct_guidance.core import METHODS, objective
 from uni_instruct_guidance.core.groups import Groups
 from uni_instruct_guidance.core.orbits import are_orbits
 from uni_instruct_guidance.core.ratio import discriminator_loss
+from uni_instruct_guidance.guidance.bank import BankConfig
 from uni_instruct_guidance.guidance.group_bank import orbits
 from uni_instruct_guidance.guidance.uni_instruct import UniInstructGuidance
 from uni_instruct_guidance.guidance.views import whole_groups
+from uni_instruct_guidance.teachers.randomness import generator
 from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
 
 N = 4
@@ -49,7 +52,8 @@ def build(teacher, tmp_path, monkeypatch):
 
 def groups_of_cameras(groups: int, seed: int = 3) -> dict:
     """Batch entries as the multi-view data module gives them."""
-    return orbits(groups, N, 0, 60, torch.Generator().manual_seed(seed)) | {"n_view": N}
+    where = BankConfig(size=groups, elevation_range=(0, 60))
+    return orbits(where, N, torch.Generator().manual_seed(seed)) | {"n_view": N}
 
 
 def trained(guidance):
@@ -208,6 +212,31 @@ def test_bank_of_groups_is_kept_and_drawn_at_its_cameras(build, tmp_path):
     torch.manual_seed(0)
     rows, cameras = first.bank.draw(5)
     assert rows.shape == (5 * N, 4, 8, 8) and are_orbits(cameras["elevation"], cameras["azimuth"], N)
+
+
+def test_bank_draws_its_lenses_as_the_data_module_does():
+    """Distance over the tangent where it is relative, zoom last; the picture's half height is told from them."""
+    lens = {"camera_distance_range": (1.0, 2.0), "fovy_range": (40.0, 60.0), "zoom_range": (0.5, 0.8)}
+    drawn = {relative: orbits(BankConfig(size=50, relative_radius=relative, **lens), N, generator(0, 0, "x"))
+             for relative in (False, True)}  # fmt: skip
+    for relative, cameras in drawn.items():
+        distance, fovy = cameras["camera_distances"], cameras["fovy"]
+        torch.testing.assert_close(cameras["c2w"][:, :3, 3].norm(dim=1), distance)
+        assert math.radians(20) <= fovy.min() and fovy.max() <= math.radians(48)
+        assert (fovy.unflatten(0, (-1, N)).std(1) == 0).all() and len(fovy.unique()) == 50
+        assert (distance >= 1.0).all() and (relative or (distance <= 2.0).all())
+    assert drawn[True]["camera_distances"].max() > 2.5  # 1 / tan(20 … 30 degrees) is 2.7 … 1.7
+
+
+@pytest.mark.parametrize("camera", ["c2w", "c2w_zoom"])
+def test_what_is_told_of_a_camera_follows_the_mark(build, camera, monkeypatch):
+    """The same views seen through another lens are another condition for a teacher that is told how large."""
+    guidance = build(method="sds")
+    monkeypatch.setattr(guidance.teacher, "camera", camera)
+    wide = groups_of_cameras(1)
+    near = wide | {"fovy": wide["fovy"] * 0.5}
+    told = [guidance._condition(StubPrompts(16), cameras).view for cameras in (wide, near)]
+    assert torch.equal(*told) == (camera == "c2w")
 
 
 def test_pictures_are_drawn_in_whole_groups(build):

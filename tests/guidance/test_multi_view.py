@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from diffusers import UNet2DConditionModel
 
 from uni_instruct_guidance.teachers.stable_diffusion.fake_score import FakeScore, FakeScoreConfig
 from uni_instruct_guidance.teachers.stable_diffusion.multi_view import (
+    CAMERAS,
     MARK,
+    Mark,
     attend,
     camera_matrix,
     make_multi_view,
@@ -41,7 +44,7 @@ def folder(tiny_teacher, tmp_path, plain):
     shutil.rmtree(target / "unet")
     unet = make_multi_view(plain, N)
     torch.nn.init.normal_(unet.class_embedding.linear_2.weight, generator=torch.Generator().manual_seed(1))
-    save_multi_view(unet, N, target / "unet")
+    save_multi_view(unet, Mark(N), target / "unet")
     return target
 
 
@@ -119,6 +122,21 @@ def test_camera_matrix_has_positions_at_unit_length():
     assert c2w[0, 0, 3] == 3.0  # the batch's own matrices stay
 
 
+def test_how_large_objects_are_drawn_is_told_as_a_magnification():
+    """The last number turns the matrix into that of a camera as far off as the picture is half high."""
+    c2w = torch.eye(4).repeat(2, 1, 1)
+    c2w[:, :3, 3] = torch.tensor([[1.2, 0.0, 1.6], [0.0, 1.5, 0.0]])
+    fovy = torch.tensor([math.radians(50.0), math.radians(60.0)])
+    told = CAMERAS["c2w_zoom"]({"c2w": c2w, "fovy": fovy}).unflatten(1, (4, 4))
+    torch.testing.assert_close(told[:, :, :3], c2w[:, :, :3])
+    point = told[:, :3, 3] / told[:, 3:, 3]
+    half_height = torch.tensor([2.0 * math.tan(math.radians(25.0)), 1.5 * math.tan(math.radians(30.0))])
+    torch.testing.assert_close(point, c2w[:, :3, 3] * (half_height / torch.tensor([2.0, 1.5]))[:, None])
+    torch.testing.assert_close(CAMERAS["c2w"]({"c2w": c2w, "fovy": fovy}), camera_matrix(c2w))
+    with pytest.raises(ValueError, match="has no fovy"):
+        CAMERAS["c2w_zoom"]({"c2w": c2w})
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_fake_score_starts_as_the_teacher_and_learns(folder, kind):
     teacher = load(folder)
@@ -177,7 +195,9 @@ def test_fingerprint_knows_the_mark(folder):
     before = load(folder).fingerprint()
     (folder / "unet" / MARK).write_text(json.dumps({"n_views": 2, "camera": "c2w"}))
     assert load(folder).fingerprint() != before
-    assert read_mark(folder / "unet") == 2
+    assert read_mark(folder / "unet") == Mark(2, "c2w")
+    (folder / "unet" / MARK).write_text(json.dumps({"n_views": 2, "camera": "c2w_zoom"}))
+    assert load(folder).camera == "c2w_zoom"
 
 
 def test_grown_twice_is_refused(plain):

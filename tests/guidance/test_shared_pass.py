@@ -9,6 +9,7 @@ from prompt_stub import StubPrompts, cameras
 import threestudio  # noqa: F401  the host first, as launch.py does
 from uni_instruct_guidance.core import TimeSampler
 from uni_instruct_guidance.guidance import learning, uni_instruct
+from uni_instruct_guidance.guidance.bank import BankConfig
 from uni_instruct_guidance.guidance.group_bank import orbits
 from uni_instruct_guidance.guidance.uni_instruct import UniInstructGuidance
 
@@ -53,7 +54,7 @@ def step(guidance, number=0):
     guidance.zero_grad(set_to_none=True)
     torch.manual_seed(2)
     n = guidance.groups.n
-    where = cameras(2) if n == 1 else orbits(2, n, 0, 60, torch.Generator().manual_seed(5))
+    where = cameras(2) if n == 1 else orbits(BankConfig(size=2), n, torch.Generator().manual_seed(5))
     rgb = torch.rand(2 * n, 16, 16, 3, requires_grad=True)
     out = guidance(rgb, StubPrompts(16), **where)
     sum(value for key, value in out.items() if key.startswith("loss_")).backward()

@@ -15,7 +15,7 @@ from uni_instruct_3d.shapes_world.vocabulary import VIEWS, view_word
 from uni_instruct_3d.teacher_factory import data
 from uni_instruct_3d.teacher_factory.multi_view import cameras_of, group_index
 from uni_instruct_3d.teacher_factory.presets import PRESETS
-from uni_instruct_guidance.teachers.stable_diffusion.multi_view import camera_matrix
+from uni_instruct_guidance.teachers.stable_diffusion.multi_view import CAMERAS
 from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
 
 
@@ -34,14 +34,17 @@ def test_orbits_go_around_one_object_at_one_height():
     np.testing.assert_array_equal(part["image"], batch["image"][6:9])
 
 
-def test_cameras_are_those_of_text_to_3d():
-    """Angles alone decide, and they mean what the camera module's matrices mean."""
-    angles = {"azimuth_deg": np.array([0.0, 90.0, -135.0]), "elevation_deg": np.array([0.0, 30.0, 60.0])}
-    renders = data.Renders(None, None, [""] * 3, **dict.fromkeys(data.LABELS), **angles)
-    near, far = cameras_of(renders), torch.from_numpy(np.stack([look_at(90.0, 30.0, 1.7)]))
-    torch.testing.assert_close(near[1:2], camera_matrix(far))
+@pytest.mark.parametrize("camera", ["c2w", "c2w_zoom"])
+def test_cameras_are_those_of_text_to_3d(camera):
+    """Angles, and for the one kind lens and distance, mean what the camera module's batches mean."""
+    places = {"azimuth_deg": np.array([0.0, 90.0, -135.0]), "elevation_deg": np.array([0.0, 30.0, 60.0]),
+              "fovy_deg": np.array([50.0, 40.0, 60.0]), "distance": np.array([1.5, 1.7, 1.9])}  # fmt: skip
+    renders = data.Renders(None, None, [""] * 3, **dict.fromkeys(data.LABELS), **places)
+    near, batch = cameras_of(renders, camera), {"c2w": torch.from_numpy(np.stack([look_at(90.0, 30.0, 1.7)]))}
+    told = CAMERAS[camera](batch | {"fovy": torch.tensor([np.radians(40.0)])})
+    torch.testing.assert_close(near[1:2].float(), told.float())
     position = near.unflatten(1, (4, 4))[:, :3, 3]
-    torch.testing.assert_close(position[0], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(position[0], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)  # unit
 
 
 def test_groups_are_drawn_whole():

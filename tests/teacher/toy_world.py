@@ -46,4 +46,5 @@ def sample_batch(seed, start, n, size=64, split="train", group=1, style="light")
             ids[name][row] = value
         captions.append(caption(CLASSES[c], COLORS[k], PATTERNS[p], VIEWS[view]))
     return {"image": images, "foreground": masks, "caption": captions, **ids,
-            "azimuth_deg": azimuth, "elevation_deg": np.full(n, 30.0, np.float32)}  # fmt: skip
+            "azimuth_deg": azimuth, "elevation_deg": np.full(n, 30.0, np.float32),
+            "fovy_deg": np.full(n, 50.0, np.float32), "distance": np.full(n, 1.7, np.float32)}  # fmt: skip

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .backgrounds import composite, draw_backgrounds
 
 LABELS = ("class_id", "color_id", "pattern_id", "view_id", "kind")
-CAMERA = ("azimuth_deg", "elevation_deg")
+CAMERA = ("azimuth_deg", "elevation_deg", "fovy_deg", "distance")
 ARRAYS = ("image", "foreground", *LABELS, *CAMERA)
 
 
@@ -52,6 +52,8 @@ class Renders:
     kind: Int[np.ndarray, "n"]
     azimuth_deg: Float[np.ndarray, "n"]
     elevation_deg: Float[np.ndarray, "n"]
+    fovy_deg: Float[np.ndarray, "n"]
+    distance: Float[np.ndarray, "n"]
     cutout: bool = False
 
     def __len__(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -66,10 +68,12 @@ class Denoiser(nn.Module):
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(
-        self, noisy: Float[Tensor, "n c h w"], time: Int[Tensor, "n"], tokens: Int[Tensor, "n l"]
-    ) -> Float[Tensor, "n c h w"]:
-        """Predicted noise."""
-        return self.unet(noisy, time, encoder_hidden_states=self.text_encoder(tokens)[0]).sample
+        self, noisy: Float[Tensor, "n c h w"], time: Int[Tensor, "n"], tokens: Int[Tensor, "n l"],
+        cameras: Float[Tensor, "n 16"] | None = None,
+    ) -> Float[Tensor, "n c h w"]:  # fmt: skip
+        """Predicted noise. ``cameras``: what a multi-view U-Net is told of them."""
+        text = self.text_encoder(tokens)[0]
+        return self.unet(noisy, time, encoder_hidden_states=text, class_labels=cameras).sample
 
 
 def item_weights(renders, world, config: UnetConfig) -> Float[Tensor, "n"]:
@@ -130,6 +134,31 @@ def layout_weight(snr: Float[Tensor, "n"], cap: float) -> Float[Tensor, "n"]:
     return (1.0 + 1.0 / snr).clamp_max(cap) / 4.0
 
 
+@cache
+def _alphas_cumprod() -> Float[Tensor, "1000"]:
+    return build_scheduler().alphas_cumprod
+
+
+def denoising_loss(
+    model: Denoiser, clean: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], time: Int[Tensor, "n"],
+    tokens: Int[Tensor, "n l"], config: UnetConfig, device: torch.device, bf16: bool, layout: bool = True,
+    cameras: Float[Tensor, "n 16"] | None = None,
+) -> tuple[Float[Tensor, ""], float]:  # fmt: skip
+    """Epsilon-MSE with min-SNR weights, and what it is without weights. ``layout``: see :func:`layout_weight`."""
+    alpha_sq = _alphas_cumprod()[time].to(device)
+    clean, noise, time, tokens = (x.to(device) for x in (clean, noise, time, tokens))
+    cameras = None if cameras is None else cameras.to(device)
+    noisy = alpha_sq.sqrt()[:, None, None, None] * clean + (1 - alpha_sq).sqrt()[:, None, None, None] * noise
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        predicted = model(noisy, time, tokens, cameras).float()
+    error = (predicted - noise).square().mean((1, 2, 3))
+    snr = alpha_sq / (1 - alpha_sq)
+    weight = min_snr_weight(snr, config.min_snr)
+    if layout:
+        weight = weight * layout_weight(snr, config.layout_cap)
+    return (weight * error).mean(), error.detach().mean().item()
+
+
 def denoiser_step(
     model: Denoiser, tokenizer: CLIPTokenizer, latents: list[Float[Tensor, "n c h w"]], captions: Captions,
     weights: Float[Tensor, "n"], config: UnetConfig, group: int, device: torch.device, bf16: bool,
@@ -138,27 +167,18 @@ def denoiser_step(
 
     ``latents``: the same items on one or several backgrounds, of which each use takes one.
     """
-    alphas = build_scheduler().alphas_cumprod
 
     def step(generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         index, share = paired_index(generator, weights, config.optim.batch, group, config.paired)
         count = int(share.max()) + 1
         time = stratified_times(generator, count, config.high_noise)[share]
-        noise = torch.randn((count, *latents[0].shape[1:]), generator=generator)[share].to(device)
+        noise = torch.randn((count, *latents[0].shape[1:]), generator=generator)[share]
         which = torch.randint(len(latents), (count,), generator=generator)[share] if len(latents) > 1 else share * 0
         texts, _ = captions.draw(index, generator, share)
         tokens = tokenise(tokenizer, texts, config, generator)
-        clean = torch.stack([latents[k][i] for k, i in zip(which.tolist(), index.tolist())]).float().to(device)
-        alpha_sq = alphas[time].to(device)
-        noisy = alpha_sq.sqrt()[:, None, None, None] * clean + (1 - alpha_sq).sqrt()[:, None, None, None] * noise
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            predicted = model(noisy, time.to(device), tokens.to(device)).float()
-        error = (predicted - noise).square().mean((1, 2, 3))
-        snr = alpha_sq / (1 - alpha_sq)
-        weight = min_snr_weight(snr, config.min_snr)
-        if number >= config.layout_from:
-            weight = weight * layout_weight(snr, config.layout_cap)
-        loss = (weight * error).mean()
-        return loss, {"loss": loss.item(), "eps_mse": error.detach().mean().item()}
+        clean = torch.stack([latents[k][i] for k, i in zip(which.tolist(), index.tolist())]).float()
+        layout = number >= config.layout_from
+        loss, error = denoising_loss(model, clean, noise, time, tokens, config, device, bf16, layout)
+        return loss, {"loss": loss.item(), "eps_mse": error}
 
     return step

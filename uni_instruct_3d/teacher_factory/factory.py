@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from uni_instruct_guidance.core.camera_words import AZIMUTHS, ELEVATIONS
-from uni_instruct_guidance.teachers.stable_diffusion.multi_view import make_multi_view, mark_multi_view
+from uni_instruct_guidance.teachers.stable_diffusion.multi_view import Mark, make_multi_view, write_mark
 
 from .. import ROOT
 from . import clip as clip_module
@@ -263,7 +263,7 @@ class Factory:
         torch.manual_seed(self.seed)
         pipeline = load_pipeline(self.teacher)
         unet = make_multi_view(pipeline.unet.float().requires_grad_(True), config.views)
-        model = multi_view.MultiViewDenoiser(unet, pipeline.text_encoder.requires_grad_(False))
+        model = diffusion.Denoiser(unet, pipeline.text_encoder.requires_grad_(False))
         trainer = self._trainer("multi_view", model, config.optim)
         views = []
         for renders, paths in (
@@ -272,7 +272,7 @@ class Factory:
         ):
             encoded = [torch.load(path, weights_only=True) for path in paths]
             weights = diffusion.item_weights(renders, self.world, words)
-            views.append(multi_view.Views(encoded, renders, words, weights))
+            views.append(multi_view.Views(encoded, renders, words, weights, config.camera))
             del renders  # pictures are many times the size of latents
         step = multi_view.multi_view_step(
             trainer.model, pipeline.tokenizer, *views, config, words, self.device, self.preset.bf16
@@ -283,7 +283,7 @@ class Factory:
                 self.multi_view_teacher, pipeline.vae, trainer.ema.unet, pipeline.text_encoder, pipeline.tokenizer,
                 diffusion.build_scheduler(),
             )  # fmt: skip
-            mark_multi_view(self.multi_view_teacher / "unet", config.views)
+            write_mark(self.multi_view_teacher / "unet", Mark(config.views, config.camera))
 
         trainer.train(step, on_save=export)
         export()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,18 +11,17 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from uni_instruct_guidance.teachers.stable_diffusion.multi_view import camera_matrix
 from uni_instruct_guidance.teachers.stable_diffusion.teacher import Teacher
 
 from ..shapes_world.palette import COLORS, PATTERNS
-from ..shapes_world.render import look_at, make_instance, render
+from ..shapes_world.render import fit_distance, look_at, make_instance, render
 from .camera_report import view
 from .judge import AZIMUTH, Judge, azimuth_error
 
 #: Of the world's own objects beside the teacher's: far from the seeds of any data set.
 FIRST_SEED = 900_000
 #: Cameras of the groups that are drawn: one height, four of these turns in turn.
-ELEVATION_DEG, TURNS_DEG = 15.0, (0.0, 30.0, 60.0, -30.0)
+ELEVATION_DEG, FOVY_DEG, TURNS_DEG = 15.0, 50.0, (0.0, 30.0, 60.0, -30.0)
 
 
 def asked_groups(world, n_views: int) -> list[dict]:
@@ -52,13 +53,14 @@ def draw_groups(
         ).input_ids
         return pipeline.text_encoder(tokens)[0]
 
-    generator, images = torch.Generator().manual_seed(seed), []
+    generator, images, distance = torch.Generator().manual_seed(seed), [], fit_distance(FOVY_DEG)
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         texts = [text for row in part for text in row["texts"]]
-        poses = np.stack([look_at(azimuth, ELEVATION_DEG, 1.0) for row in part for azimuth in row["azimuths"]])
+        poses = np.stack([look_at(azimuth, ELEVATION_DEG, distance) for row in part for azimuth in row["azimuths"]])
+        cameras = {"c2w": torch.from_numpy(poses), "fovy": torch.full((len(poses),), math.radians(FOVY_DEG))}
         noise = torch.randn((len(texts), *teacher.shape), generator=generator)
-        bound = teacher.seen_from(camera_matrix(torch.from_numpy(poses)))
+        bound = teacher.seen_from(teacher.told(cameras))
         latents = bound.solve(noise, embed(texts), embed([""] * len(texts)), guidance, steps)
         images.append((teacher.decode(latents).permute(0, 2, 3, 1) * 255).round().byte().numpy())
     return np.concatenate(images)
@@ -94,7 +96,7 @@ def world_groups(rows: list[dict], size: int) -> UInt8[np.ndarray, "n h w 3"]:
         instance = make_instance(row["name"], COLORS[row["color"]], PATTERNS[row["pattern"]], FIRST_SEED + index)
         background = tuple(np.random.default_rng(index).uniform(0.5, 0.8, 3))
         for azimuth in row["azimuths"]:
-            view = render(instance, azimuth, ELEVATION_DEG, size=size, background=background)
+            view = render(instance, azimuth, ELEVATION_DEG, FOVY_DEG, size=size, background=background)
             images.append((view["image"] * 255).round().astype(np.uint8))
     return np.stack(images)
 

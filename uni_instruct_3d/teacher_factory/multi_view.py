@@ -9,48 +9,34 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import Tensor
+from transformers import CLIPTokenizer
 
-from uni_instruct_guidance.teachers.stable_diffusion.multi_view import attend, camera_matrix
+from uni_instruct_guidance.teachers.stable_diffusion.multi_view import CAMERAS, attend
 
 from ..shapes_world.render import look_at
 from .data import Renders
-from .diffusion import build_scheduler, draw, layout_weight, min_snr_weight, stratified_times
+from .diffusion import Denoiser, denoising_loss, draw, stratified_times
 from .presets import MultiViewConfig, UnetConfig
 from .text import Captions, tokenise
 
 
-class MultiViewDenoiser(nn.Module):
-    """U-Net and text encoder as one module: what the trainer optimises and averages."""
-
-    def __init__(self, unet: nn.Module, text_encoder: CLIPTextModel):
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(
-        self, noisy: Float[Tensor, "n c h w"], time: Int[Tensor, "n"], tokens: Int[Tensor, "n l"],
-        cameras: Float[Tensor, "n 16"],
-    ) -> Float[Tensor, "n c h w"]:  # fmt: skip
-        """Predicted noise."""
-        text = self.text_encoder(tokens)[0]
-        return self.unet(noisy, time, encoder_hidden_states=text, class_labels=cameras).sample
-
-
-def cameras_of(renders: Renders) -> Float[Tensor, "n 16"]:
-    """What the network is told of each render's camera, by its angles: distance and aim do not count."""
-    poses = [look_at(azimuth, elevation, 1.0) for azimuth, elevation in zip(renders.azimuth_deg, renders.elevation_deg)]
-    return camera_matrix(torch.from_numpy(np.stack(poses)))
+def cameras_of(renders: Renders, camera: str) -> Float[Tensor, "n 16"]:
+    """What the network is told of each render's camera (a row of ``CAMERAS``); shifts of its aim do not count."""
+    places = zip(renders.azimuth_deg, renders.elevation_deg, renders.distance)
+    poses = torch.from_numpy(np.stack([look_at(*place) for place in places]))
+    return CAMERAS[camera]({"c2w": poses, "fovy": torch.from_numpy(np.radians(renders.fovy_deg))})
 
 
 class Views:
     """Latents of renders on one or several backgrounds with captions, cameras and how often each is drawn."""
 
     def __init__(
-        self, latents: list[Float[Tensor, "n c h w"]], renders: Renders, words: UnetConfig, weights: Float[Tensor, "n"]
-    ):
-        self.latents, self.captions, self.cameras = latents, Captions(renders, words), cameras_of(renders)
-        self.weights = weights
+        self, latents: list[Float[Tensor, "n c h w"]], renders: Renders, words: UnetConfig, weights: Float[Tensor, "n"],
+        camera: str,
+    ):  # fmt: skip
+        self.latents, self.captions, self.weights = latents, Captions(renders, words), weights
+        self.cameras = cameras_of(renders, camera)
 
     def take(
         self, index: Int[Tensor, "n"], share: Int[Tensor, "n"], generator: torch.Generator
@@ -73,11 +59,10 @@ def group_index(
 
 
 def multi_view_step(
-    model: MultiViewDenoiser, tokenizer: CLIPTokenizer, orbits: Views, singles: Views, config: MultiViewConfig,
+    model: Denoiser, tokenizer: CLIPTokenizer, orbits: Views, singles: Views, config: MultiViewConfig,
     words: UnetConfig, device: torch.device, bf16: bool,
 ):  # fmt: skip
     """The step function: the single-view teacher's loss, with one noise level a group and other noise for each view."""
-    alphas = build_scheduler().alphas_cumprod
 
     def step(generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
         alone = bool(torch.rand((), generator=generator) < config.single_share)
@@ -86,20 +71,12 @@ def multi_view_step(
         index, share = group_index(generator, source.weights, config.optim.batch // views, views)
         clean, texts, cameras = source.take(index, share, generator)
         time = stratified_times(generator, int(share.max()) + 1, words.high_noise)[share]
-        noise = torch.randn(clean.shape, generator=generator).to(device)
+        noise = torch.randn(clean.shape, generator=generator)
         if words.caption_dropout:  # a group's captions are dropped together: guidance contrasts whole groups
             dropped = (torch.rand(int(share.max()) + 1, generator=generator) < words.caption_dropout)[share]
             texts = ["" if gone else text for text, gone in zip(texts, dropped.tolist())]
         tokens = tokenise(tokenizer, texts, config.spoken(words), generator)
-        alpha_sq = alphas[time].to(device)
-        noisy = alpha_sq.sqrt()[:, None, None, None] * clean.to(device)
-        noisy = noisy + (1 - alpha_sq).sqrt()[:, None, None, None] * noise
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            predicted = model(noisy, time.to(device), tokens.to(device), cameras.to(device)).float()
-        error = (predicted - noise).square().mean((1, 2, 3))
-        snr = alpha_sq / (1 - alpha_sq)
-        loss = (min_snr_weight(snr, words.min_snr) * layout_weight(snr, words.layout_cap) * error).mean()
-        shown = error.detach().mean().item()
+        loss, shown = denoising_loss(model, clean, noise, time, tokens, words, device, bf16, cameras=cameras)
         return loss, {"loss": loss.item(), "single_mse" if alone else "group_mse": shown}
 
     return step

@@ -32,8 +32,9 @@ class BankConfig:
     batch_size: samples drawn at once, a piece of the bank.
     spread: steps of training over which it is drawn, piece by piece, so that the first one need not wait for all of it;
         until then samples come from the pieces that are there (0: all before the first step).
-    elevation_range: degrees, of a multi-view teacher's groups; give it what data.elevation_range says, so that cameras
-        alone do not tell samples from renderings.
+    elevation_range, camera_distance_range, fovy_range, zoom_range, relative_radius: where a multi-view teacher's groups
+        stand; give them what the fields of `data` with these names say, so that cameras alone do not tell samples from
+        renderings. All but the first count for teachers that are told how large objects are drawn.
     """
 
     size: int = 16
@@ -45,6 +46,10 @@ class BankConfig:
     batch_size: int = 16
     spread: int = 0
     elevation_range: tuple[float, float] = (-10, 90)
+    camera_distance_range: tuple[float, float] = (1.5, 1.8)
+    fovy_range: tuple[float, float] = (45, 60)
+    zoom_range: tuple[float, float] = (1.0, 1.0)
+    relative_radius: bool = False
 
 
 # Numbers of a BankConfig, see core/ranges.py.
@@ -58,6 +63,9 @@ RANGES = {
     "batch_size": whole(least=1, most=1 << 16),
     "spread": whole(least=0),
     "elevation_range": ascending(number(least=-90, most=90)),
+    "camera_distance_range": ascending(number(above=0)),
+    "fovy_range": ascending(number(above=0, below=180)),
+    "zoom_range": ascending(number(above=0, most=10)),
 }
 
 

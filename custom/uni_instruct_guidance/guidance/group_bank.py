@@ -16,7 +16,6 @@ from ..core.orbits import cartesian, elevations, look_at, orbit_azimuths, turned
 from ..teachers.contract import Conditions
 from ..teachers.fingerprint import of_tensors
 from ..teachers.randomness import generator
-from ..teachers.stable_diffusion.multi_view import camera_matrix
 from ..teachers.stable_diffusion.teacher import Teacher
 from .bank import BankConfig, DirectionTexts, LatentBank
 
@@ -53,9 +52,9 @@ class RowNumbers(Conditions):
 class GroupBank(LatentBank):
     """Latents [up to size, n, C, h, w] of groups, and where their cameras stand.
 
-    Cameras are drawn as `random-multiview-camera-datamodule` draws them, any azimuth and bank.elevation_range. A critic
-    told the cameras then learns q(x | c) / p(x | c) for every orbit c that renderings come from, from real groups that
-    were drawn at theirs: no group is ever shown with cameras that it does not show.
+    Cameras are drawn as `random-multiview-camera-datamodule` draws them, by the ranges of `bank`. A critic told the
+    cameras then learns q(x | c) / p(x | c) for every orbit c that renderings come from, from real groups that were
+    drawn at theirs: no group is ever shown with cameras that it does not show.
 
     Args:
         text: see SampleBank.
@@ -68,8 +67,8 @@ class GroupBank(LatentBank):
         cfg: BankConfig, folder: str | Path,
     ) -> None:  # fmt: skip
         self.n = teacher.n_views
-        self.cameras = orbits(cfg.size, self.n, *cfg.elevation_range, generator(cfg.seed, 0, "cameras of the bank"))
-        index, view = text_rows(self.cameras).cpu(), camera_matrix(self.cameras["c2w"])
+        self.cameras = orbits(cfg, self.n, generator(cfg.seed, 0, "cameras of the bank"))
+        index, view = text_rows(self.cameras).cpu(), teacher.told(self.cameras)
         identity = [of_tensors({"text": text.float(), "index": index, "view": view}), str(teacher.dtype)]
         posed = PosedTeacher(teacher, DirectionTexts(text), index, view)
         whole_groups = max(cfg.batch_size // self.n, 1) * self.n
@@ -83,16 +82,23 @@ class GroupBank(LatentBank):
         return self.latents[which.to(device)].flatten(0, 1), {k: v[rows].to(device) for k, v in self.cameras.items()}
 
 
-def orbits(groups: int, n: int, low: float, high: float, random: torch.Generator) -> dict[str, Tensor]:
-    """Cameras of groups around the origin at unit distance; elevations half even in the angle, half on the sphere."""
-    share = torch.rand(3, groups, generator=random)
-    above = elevations(share[0], low, high, share[1] < 0.5)
+def orbits(cfg: BankConfig, n: int, random: torch.Generator) -> dict[str, Tensor]:
+    """Cameras of groups around the origin; elevations half even in the angle, half on the sphere."""
+    groups = cfg.size
+    share, lens = torch.rand(3, groups, generator=random), torch.rand(3, groups, generator=random)
+    above = elevations(share[0], *cfg.elevation_range, share[1] < 0.5)
     around = share[2] * 360.0 - 180.0
-    position = cartesian(above, around, torch.ones(groups))
+    ranges = (cfg.camera_distance_range, cfg.fovy_range, cfg.zoom_range)
+    distance, fovy, zoom = (low + x * (high - low) for x, (low, high) in zip(lens, ranges))
+    fovy = torch.deg2rad(fovy)
+    distance = distance / torch.tan(0.5 * fovy) if cfg.relative_radius else distance
+    fovy = fovy * zoom
+    position = cartesian(above, around, distance)
     up = torch.tensor([0.0, 0.0, 1.0]).expand(groups, 3)
     return {
         "elevation": above.repeat_interleave(n),
         "azimuth": orbit_azimuths(around, n),
-        "camera_distances": torch.ones(groups * n),
+        "camera_distances": distance.repeat_interleave(n),
+        "fovy": fovy.repeat_interleave(n),
         "c2w": turned(look_at(position, torch.zeros_like(position), up), n),
     }

@@ -36,7 +36,6 @@ from ..scoring.rewards import REWARDS, build_reward
 from ..teachers.sampling import solve_discrete
 from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.memory import save_memory
-from ..teachers.stable_diffusion.multi_view import camera_matrix
 from ..teachers.stable_diffusion.networks import Condition, Networks
 from ..teachers.stable_diffusion.teacher import Teacher, resized
 from .bank import SampleBank
@@ -264,7 +263,7 @@ class UniInstructGuidance(BaseModule):
         encoding = CAMERA_ENCODINGS[self.blocks.fake_score.camera_condition] if self.networks.fake is not None else None
         if encoding is not None:
             camera = encoding[0](cameras).to(self.device)
-        view = camera_matrix(cameras["c2w"]).to(self.device) if self.groups.n > 1 else None
+        view = self.teacher.told(cameras).to(self.device) if self.groups.n > 1 else None
         return condition_of(
             prompt_utils,
             cameras,

@@ -9,8 +9,8 @@ from ..core.errors import UserError
 from ..core.orbits import are_orbits, orbit_azimuths, turned
 
 MODULE = "data_type=random-multiview-camera-datamodule"
-#: What the networks read of a camera.
-READ = ("elevation", "azimuth", "camera_distances", "c2w")
+#: What the networks read of a camera; not every batch says the last.
+READ = ("elevation", "azimuth", "camera_distances", "c2w", "fovy")
 
 
 def check_views(cameras: dict, n: int, teacher: str) -> None:
@@ -54,11 +54,13 @@ def whole_groups(cameras: dict, n: int, teacher: str) -> tuple[dict[str, Tensor]
     elevation, azimuth = cameras["elevation"], cameras["azimuth"]
     if cameras.get("c2w") is None or are_orbits(elevation, azimuth, n):
         check_views(cameras, n, teacher)
-        return {key: cameras[key] for key in READ}, slice(None)
+        return {key: cameras[key] for key in READ if cameras.get(key) is not None}, slice(None)
     around = {
         "elevation": elevation.repeat_interleave(n),
         "azimuth": orbit_azimuths(azimuth, n),
         "camera_distances": cameras["camera_distances"].repeat_interleave(n),
         "c2w": turned(cameras["c2w"], n),
     }
+    if cameras.get("fovy") is not None:
+        around["fovy"] = cameras["fovy"].repeat_interleave(n)
     return around, torch.arange(len(elevation), device=elevation.device) * n

@@ -3,27 +3,29 @@
 Such a U-Net is an ordinary `UNet2DConditionModel` that is told each row's camera (`class_embed_type="projection"`: two
 layers to the time embedding's width, as MVDream's) and whose self-attention runs over all rows of a group. A batch
 stays a batch of single views, the views of a group one after the other, so nothing else of the house changes. How many
-views make a group stands beside the weights, in ``unet/multi_view.json``.
+views make a group, and what it is told of a camera, stands beside the weights, in ``unet/multi_view.json``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...core.errors import choose
+from ...core.errors import UserError, choose
 from ...core.files import atomically
 from .checks import forget_origin
 
 #: Beside the U-Net's weights.
 MARK = "multi_view.json"
-#: What the network is told of a camera -> width.
-CAMERAS = {"c2w": 16}
+#: Numbers that it is told of a camera.
+WIDTH = 16
 
 
 def camera_matrix(c2w: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B 16"]:
@@ -31,6 +33,43 @@ def camera_matrix(c2w: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B 16"]:
     matrix = c2w.clone()
     matrix[:, :3, 3] = F.normalize(matrix[:, :3, 3], dim=-1)
     return matrix.flatten(1)
+
+
+def where_it_stands(cameras: dict) -> Float[Tensor, "B 16"]:
+    """The `c2w` of a batch as MVDream tells them."""
+    return camera_matrix(cameras["c2w"])
+
+
+def how_large_it_draws(cameras: dict) -> Float[Tensor, "B 16"]:
+    """The same with the magnification 1 / (d tan(fovy / 2)) for the last number, which is 1 in every matrix.
+
+    d: distance from the origin; `fovy` in radians. In homogeneous coordinates the camera then stands as far off as the
+    picture is half high at the origin. A network that does not know how large an object is drawn draws it, under
+    guidance, as large as the picture lets it.
+
+    Raises:
+        ValueError: the batch does not say `fovy`.
+    """
+    if cameras.get("fovy") is None:
+        raise UserError("this teacher is told how large objects are drawn: the batch of cameras has no fovy")
+    c2w, half = cameras["c2w"], 0.5 * cameras["fovy"]
+    told = camera_matrix(c2w)
+    told[:, -1] = 1.0 / (c2w[:, :3, 3].norm(dim=-1) * torch.tan(half).to(c2w))
+    return told
+
+
+#: What the network is told of the cameras of a batch.
+CAMERAS: dict[str, Callable[[dict], Float[Tensor, "B 16"]]] = {
+    "c2w": where_it_stands,
+    "c2w_zoom": how_large_it_draws,
+}
+
+
+class Mark(NamedTuple):
+    """What stands beside the weights: views of a group, and a row of `CAMERAS`."""
+
+    n_views: int = 1
+    camera: str = "c2w"
 
 
 class GroupAttention:
@@ -84,7 +123,7 @@ def make_multi_view(unet: nn.Module, n_views: int) -> nn.Module:
         raise ValueError(f"n_views {n_views} must be at least 1")
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
         raise ValueError("this U-Net has class embeddings already; a multi-view one tells them the camera")
-    config = {**unet.config, "class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERAS["c2w"]}
+    config = {**unet.config, "class_embed_type": "projection", "projection_class_embeddings_input_dim": WIDTH}
     grown = UNet2DConditionModel.from_config(config)
     missing, unexpected = grown.load_state_dict(unet.state_dict(), strict=False)
     assert not unexpected and all(name.startswith("class_embedding.") for name in missing)
@@ -95,31 +134,31 @@ def make_multi_view(unet: nn.Module, n_views: int) -> nn.Module:
     return grown
 
 
-def save_multi_view(unet: nn.Module, n_views: int, folder: str | Path) -> None:
+def save_multi_view(unet: nn.Module, mark: Mark, folder: str | Path) -> None:
     """The U-Net as diffusers writes it into ``folder``, with the mark that it draws groups."""
     from ...core.errors import require_writable
 
     require_writable("folder", str(folder))
     unet.save_pretrained(folder, safe_serialization=True)
     forget_origin(Path(folder))
-    mark_multi_view(folder, n_views)
+    write_mark(folder, mark)
 
 
-def mark_multi_view(folder: str | Path, n_views: int) -> None:
-    """Say beside a U-Net's weights that it draws groups of ``n_views``."""
-    text = json.dumps({"n_views": n_views, "camera": "c2w"}) + "\n"
+def write_mark(folder: str | Path, mark: Mark) -> None:
+    """Say beside a U-Net's weights that it draws groups."""
+    text = json.dumps(mark._asdict()) + "\n"
     atomically(Path(folder) / MARK, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def read_mark(unet_folder: str | Path) -> int:
-    """Views of a group: 1 where the U-Net is an ordinary one.
+def read_mark(unet_folder: str | Path) -> Mark:
+    """What is said beside a U-Net's weights: one view where it is an ordinary one.
 
     Raises:
         ValueError: a mark that says something else.
     """
     path = Path(unet_folder) / MARK
     if not path.is_file():
-        return 1
+        return Mark()
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         n_views, camera = int(said["n_views"]), said["camera"]
@@ -128,7 +167,7 @@ def read_mark(unet_folder: str | Path) -> int:
     choose(f"camera of {path}", camera, CAMERAS)
     if n_views < 2:
         raise ValueError(f"{path}: n_views={n_views}; a group has at least 2 views")
-    return n_views
+    return Mark(n_views, camera)
 
 
 def require_groups(rows: int, n_views: int) -> None:

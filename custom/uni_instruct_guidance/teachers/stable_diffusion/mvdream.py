@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...core.errors import UserError, choose, require_writable
 from ...core.files import atomically, folder_atomically
 from .checks import TEACHER_PARTS, check_safetensors, check_teacher, local_folder
-from .multi_view import CAMERAS, attend, save_multi_view
+from .multi_view import WIDTH, Mark, attend, save_multi_view
 
 PREFIX = "model.diffusion_model."
 CAMERA_LAYERS = {"camera_embed.0": "class_embedding.linear_1", "camera_embed.2": "class_embedding.linear_2"}
@@ -72,8 +72,8 @@ def unet_of(state: dict[str, Tensor], config: dict, n_views: int = VIEWS) -> nn.
         for kind in ("weight", "bias"):
             cameras[f"{ours}.{kind}"] = named.pop(f"{theirs}.{kind}")
     width = cameras["class_embedding.linear_1.weight"].shape[1]
-    if width != CAMERAS["c2w"]:
-        raise UserError(f"this checkpoint is told {width} numbers of a camera; known: c2w, {CAMERAS['c2w']} numbers")
+    if width != WIDTH:
+        raise UserError(f"this checkpoint is told {width} numbers of a camera; known: c2w, {WIDTH} numbers")
     unet = UNet2DConditionModel.from_config(
         {**config, "class_embed_type": "projection", "projection_class_embeddings_input_dim": width}
     )
@@ -114,7 +114,7 @@ def convert(checkpoint: str | Path, base: str, out: str | Path, size: int = 256,
     for part in TEACHER_PARTS:
         if part != "unet":
             folder_atomically(out / part, partial(shutil.copytree, source / part))
-    folder_atomically(out / "unet", partial(save_multi_view, unet.half(), n_views))
+    folder_atomically(out / "unet", partial(save_multi_view, unet.half(), Mark(n_views)))
     # last: without it a folder is no teacher
     atomically(out / "model_index.json", partial(shutil.copyfile, source / "model_index.json"))
     return out

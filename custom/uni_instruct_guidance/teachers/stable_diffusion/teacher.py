@@ -16,7 +16,7 @@ from ..contract import Condition, DiffusionTeacher
 from ..fingerprint import of_files
 from ..sampling import solve_discrete
 from .checks import TEACHER_PARTS, check_teacher, local_folder
-from .multi_view import attend, read_mark, require_cameras, require_groups
+from .multi_view import CAMERAS, attend, read_mark, require_cameras, require_groups
 
 
 def pick_dtype(half_precision: bool, device: torch.device) -> torch.dtype:
@@ -38,7 +38,8 @@ def unshared_skeleton(module: nn.Module) -> nn.Module:
 class Teacher(DiffusionTeacher):
     """VAE, U-Net and noise process of a latent diffusion model, frozen; conditions are texts [B, L, D].
 
-    n_views: rows that are drawn together, see multi_view.py. views: cameras of a call that names none.
+    n_views: rows that are drawn together, camera: what they are told of theirs, see multi_view.py. views: cameras of a
+    call that names none.
 
     Not an nn.Module, so that its weights stay out of every state_dict.
     """
@@ -55,6 +56,7 @@ class Teacher(DiffusionTeacher):
     dtype: torch.dtype
     cache_dir: str | None = None
     n_views: int = 1
+    camera: str = "c2w"
     views: Tensor | None = None
 
     @property
@@ -131,10 +133,10 @@ class Teacher(DiffusionTeacher):
         choose(f"prediction_type of teacher {name!r}", kind, PARAMETERISATIONS)
         for module in (unet, vae):
             module.to(device).eval().requires_grad_(False)
-        n_views = read_mark(local_folder(name, cache_dir) / "unet")
-        attend(unet, n_views)
+        mark = read_mark(local_folder(name, cache_dir) / "unet")
+        attend(unet, mark.n_views)
         process = DiscreteVP.from_scheduler(scheduler).to(device)
-        return cls(name, vae, unet, process, kind, dict(scheduler.config), device, dtype, cache_dir, n_views)
+        return cls(name, vae, unet, process, kind, dict(scheduler.config), device, dtype, cache_dir, *mark)
 
     @property
     def latent_size(self) -> int:
@@ -145,6 +147,10 @@ class Teacher(DiffusionTeacher):
     def image_size(self) -> int:
         """Side of the images, in pixels, that encode to `latent_size`."""
         return self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def told(self, cameras: dict) -> Float[Tensor, "B 16"]:
+        """What a multi-view teacher is told of a batch's cameras: `c2w` [B, 4, 4] and, for some, `fovy` [B] radians."""
+        return CAMERAS[self.camera](cameras)
 
     def seen_from(self, views: Float[Tensor, "n 16"]) -> Teacher:
         """The same multi-view teacher, for code that knows of no cameras: its groups stand at these."""
