@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from uni_instruct_3d.comparison import stages
-from uni_instruct_3d.comparison.scores import components, solidity
+from uni_instruct_3d.comparison.scores import solidity
+from uni_instruct_3d.pipeline.checks import of_surface
 from uni_instruct_3d.shapes_world.render import look_at, make_instance, render
 
 
@@ -67,4 +68,4 @@ def test_components_are_counted():
     import trimesh
 
     two = trimesh.util.concatenate([trimesh.creation.box(), trimesh.creation.box().apply_translation([3, 0, 0])])
-    assert components(two.vertices, two.faces) == 2
+    assert of_surface(two.vertices, two.faces)["components"] == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 
 from threestudio.utils.files import atomic_path
@@ -18,7 +18,7 @@ from uni_instruct_guidance.scoring.sources import Views as Pictures
 from uni_instruct_guidance.scoring.summary import Scorers, summarise
 
 from .. import ROOT
-from ..pipeline.checks import FAINT, SOLID
+from ..pipeline.checks import SOLID, half_transparent, of_surface
 from ..teacher_factory import load_judge
 from ..world_metrics import Asked, GroundTruth, Ring, asked_by, silhouette_iou
 from .assets import Asset
@@ -67,11 +67,10 @@ def asked_or_none(prompt: str) -> Asked | None:
 def solidity(opacity: Float[np.ndarray, "n h w"], kept: Path, is_mesh: bool) -> dict[str, float]:
     """What a person sees at once and no class accuracy tells.
 
-    ``half_transparent``: share of the covered pixels that are; rims alone make a few per cent. ``agreement``: of a
-    mesh's silhouettes with those of its NeRF (IoU), which an earlier call has left in the file ``kept``.
+    ``half_transparent``: see :mod:`..pipeline.checks`. ``agreement``: of a mesh's silhouettes with those of its NeRF
+    (IoU), which an earlier call has left in the file ``kept``.
     """
-    covered, solid = opacity > FAINT, opacity >= SOLID
-    scores = {"half_transparent": float((opacity[covered] < SOLID).mean()) if covered.any() else 1.0}
+    solid, scores = opacity >= SOLID, {"half_transparent": half_transparent(opacity)}
     if not is_mesh:
         with atomic_path(kept) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, solid=solid)
@@ -80,13 +79,6 @@ def solidity(opacity: Float[np.ndarray, "n h w"], kept: Path, is_mesh: bool) -> 
             if file["solid"].shape == solid.shape:
                 scores["agreement"] = silhouette_iou(solid, file["solid"])
     return scores
-
-
-def components(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> float:
-    """Separate parts of a surface."""
-    import trimesh
-
-    return float(trimesh.Trimesh(vertices, faces, process=False).body_count)
 
 
 def score(
@@ -103,13 +95,14 @@ def score(
     pictures = Pictures(picture, asset.render(protocol).rgb8, "checkpoint", protocol.label)
     scores = summarise(pictures, prompt, scorers).numbers
     views = asset.render(ring_protocol(truth.ring))
+    surface = asset.surface() if RUNGS[backbone].is_mesh else None
     if asked is not None:
         scores |= truth.of_views(asked, views.rgb, views.opacity)
-        if RUNGS[backbone].is_mesh:
-            scores |= truth.of_mesh(asked, *asset.surface())
-    scores |= solidity(views.opacity, picture.with_name("nerf_masks.npz"), RUNGS[backbone].is_mesh)
-    if RUNGS[backbone].is_mesh:
-        scores["components"] = components(*asset.surface())
+        if surface is not None:
+            scores |= truth.of_mesh(asked, *surface)
+    scores |= solidity(views.opacity, picture.with_name("nerf_masks.npz"), surface is not None)
+    if surface is not None:
+        scores["components"] = of_surface(*surface)["components"]
     shown = [round(azimuth / 360 * truth.ring.count) for azimuth in SHOWN]
     with atomic_path(picture) as temporary:
         Image.fromarray(np.concatenate(list(views.rgb8[shown]), axis=1)).save(temporary, quality=88)

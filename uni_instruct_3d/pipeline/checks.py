@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+from jaxtyping import Float, Int
 
+from ..world_metrics.shape import silhouette_iou
 from .pictures import around
 
 VIEWS, SIDE = 8, 64
@@ -52,28 +53,33 @@ def measure(mesh_scene: Any | None, nerf_scene: Any | None, data: dict[str, Any]
             views = [out["opacity"][0, ..., 0].cpu().numpy() for out in around(scene, data, VIEWS, SIDE)]
             masks[name] = np.stack(views)
     geometry = (mesh_scene or nerf_scene).geometry
-    facts |= of_surface(geometry.isosurface(), float(geometry.cfg.radius))
+    mesh = geometry.isosurface()
+    vertices, faces = mesh.v_pos.detach().cpu().numpy(), mesh.t_pos_idx.cpu().numpy()
+    facts |= of_surface(vertices, faces, float(geometry.cfg.radius))
     if "nerf" in masks:
-        covered = masks["nerf"] > FAINT
-        facts["half transparent"] = float((masks["nerf"][covered] < SOLID).mean()) if covered.any() else 1.0
+        facts["half transparent"] = half_transparent(masks["nerf"])
     if len(masks) == 2:
-        solid = {name: mask > SOLID for name, mask in masks.items()}
-        union = (solid["mesh"] | solid["nerf"]).sum(axis=(1, 2))
-        shared = (solid["mesh"] & solid["nerf"]).sum(axis=(1, 2))
-        facts["silhouettes"] = float(np.where(union > 0, shared / np.maximum(union, 1), 0.0).mean())
+        facts["silhouettes"] = silhouette_iou(*(mask >= SOLID for mask in masks.values()))
     return facts
 
 
-def of_surface(mesh: Any, radius: float) -> dict[str, float]:
+def half_transparent(opacity: Float[np.ndarray, "n h w"]) -> float:
+    """Share of the covered pixels through which one sees; rims alone make a few per cent."""
+    covered = opacity > FAINT
+    return float((opacity[covered] < SOLID).mean()) if covered.any() else 1.0
+
+
+def of_surface(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], radius: float = 1.0
+) -> dict[str, float]:
     """Facts about vertices and faces alone; see :func:`measure`."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    corners = mesh.v_pos.detach().double().cpu()[mesh.t_pos_idx.cpu()]
-    a, b, c = corners.unbind(1)
-    area = torch.linalg.cross(b - a, c - a).norm(dim=-1).numpy() / 2
-    volume = abs((a * torch.linalg.cross(b, c)).sum().item()) / 6
-    faces, count = mesh.t_pos_idx.cpu().numpy(), len(mesh.v_pos)
+    a, b, c = np.moveaxis(vertices.astype(np.float64)[faces], 1, 0)
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2
+    volume = abs((a * np.cross(b, c)).sum()) / 6
+    count = len(vertices)
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     links = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
     part = connected_components(links, directed=False)[1][faces[:, 0]]

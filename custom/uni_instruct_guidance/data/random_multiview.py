@@ -22,7 +22,6 @@ import threestudio
 from threestudio.data.uncond import (
     RandomCameraDataModule,
     RandomCameraDataModuleConfig,
-    RandomCameraDataset,
     RandomCameraIterableDataset,
 )
 from threestudio.utils.config import parse_structured
@@ -175,13 +174,10 @@ class RandomMultiviewCameraDataModule(RandomCameraDataModule):
         self.cfg = parse_structured(RandomMultiviewCameraDataModuleConfig, cfg)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits that `stage` (fit, validate, test, predict; None: all) needs."""
+        """The stock splits, but groups for training."""
+        super().setup(stage)
         if stage in (None, "fit"):
             self.train_dataset = RandomMultiviewCameraIterableDataset(self.cfg)
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = RandomCameraDataset(self.cfg, "val")
-        if stage in (None, "test", "predict"):
-            self.test_dataset = RandomCameraDataset(self.cfg, "test")
 
     def train_dataloader(self) -> DataLoader:
         """Endless; goes on where the trainer stands."""

@@ -26,6 +26,29 @@ from threestudio.utils.ops import get_activation
 from threestudio.utils.typing import Float, Tensor
 
 
+def hash_grid() -> dict[str, Any]:
+    """Encoding of a geometry that names none: sixteen levels, from 16 cells a side to 4096 (16 · s^15)."""
+    return {
+        "otype": "HashGrid",
+        "n_levels": 16,
+        "n_features_per_level": 2,
+        "log2_hashmap_size": 19,
+        "base_resolution": 16,
+        "per_level_scale": 1.447269237440378,
+    }
+
+
+def small_mlp() -> dict[str, Any]:
+    """Network of a geometry that names none: one hidden layer of 64."""
+    return {
+        "otype": "VanillaMLP",
+        "activation": "ReLU",
+        "output_activation": "none",
+        "n_neurons": 64,
+        "n_hidden_layers": 1,
+    }
+
+
 def open_levels(config: Mapping[str, Any], n_levels: int, global_step: int) -> int:
     """Levels in use at this step: ``start_level``, and one more every ``update_steps`` from ``start_step`` on."""
     opened = max(global_step - config["start_step"], 0) // config["update_steps"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 import threestudio
-from threestudio.models.geometry.base import BaseImplicitGeometry, contract_to_unisphere
+from threestudio.models.geometry.encoded import EncodedGeometry
 from threestudio.models.geometry.shape_init import SHAPES, shape_level
-from threestudio.models.networks import get_encoding, get_mlp, open_levels
 from threestudio.utils.errors import UserError
 from threestudio.utils.typing import Float, Tensor
 
@@ -22,7 +21,7 @@ NORMAL_TYPES = ("finite_difference", "finite_difference_laplacian", "pred", "ana
 
 
 @threestudio.register("implicit-sdf")
-class ImplicitSDF(BaseImplicitGeometry):
+class ImplicitSDF(EncodedGeometry):
     """s(x) = sdf_network(encoding(x)) + bias(x), negative inside; features = feature_network(encoding(x)).
 
     Args of :class:`Config` beyond the base's:
@@ -34,31 +33,8 @@ class ImplicitSDF(BaseImplicitGeometry):
     """
 
     @dataclass
-    class Config(BaseImplicitGeometry.Config):
-        n_input_dims: int = 3
-        n_feature_dims: int = 3
-        pos_encoding_config: dict = field(
-            default_factory=lambda: {
-                "otype": "HashGrid",
-                "n_levels": 16,
-                "n_features_per_level": 2,
-                "log2_hashmap_size": 19,
-                "base_resolution": 16,
-                # 16 · s^15 = 4096
-                "per_level_scale": 1.447269237440378,
-            }
-        )
-        mlp_network_config: dict = field(
-            default_factory=lambda: {
-                "otype": "VanillaMLP",
-                "activation": "ReLU",
-                "output_activation": "none",
-                "n_neurons": 64,
-                "n_hidden_layers": 1,
-            }
-        )
+    class Config(EncodedGeometry.Config):
         normal_type: str | None = "finite_difference"
-        finite_difference_normal_eps: float | str = 0.01
         shape_init: str | None = None
         shape_init_params: Any = None
         shape_init_mesh_up: str = "+z"
@@ -86,14 +62,12 @@ class ImplicitSDF(BaseImplicitGeometry):
             raise UserError(
                 f"geometry.isosurface_deformable_grid=true needs isosurface_method=mt, not {cfg.isosurface_method}"
             )
-        self.encoding = get_encoding(cfg.n_input_dims, cfg.pos_encoding_config)
-        outputs = {"sdf_network": 1, "feature_network": cfg.n_feature_dims}
-        outputs["normal_network"] = 3 if cfg.normal_type == "pred" else 0
-        outputs["deformation_network"] = 3 if cfg.isosurface_deformable_grid else 0
-        for name, n_outputs in outputs.items():
-            if n_outputs:
-                setattr(self, name, get_mlp(self.encoding.n_output_dims, n_outputs, cfg.mlp_network_config))
-        self.finite_difference_normal_eps = self._normal_eps(global_step=0)
+        self.add_networks(
+            sdf_network=1,
+            feature_network=cfg.n_feature_dims,
+            normal_network=3 if cfg.normal_type == "pred" else 0,
+            deformation_network=3 if cfg.isosurface_deformable_grid else 0,
+        )
 
     def initialize_shape(self) -> None:
         """Fit the networks to ``shape_init``; nothing to do without it, or when weights are given."""
@@ -116,10 +90,6 @@ class ImplicitSDF(BaseImplicitGeometry):
         threestudio.info(f"geometry starts as {cfg.shape_init}: mean error {loss.item() ** 0.5:.3g}")
 
     # ------------------------------------------------------------------------------------------------- the field
-    def _encode(self, points: Float[Tensor, "*N Di"]) -> Float[Tensor, "M De"]:
-        unit = contract_to_unisphere(points, self.bbox, self.unbounded)
-        return self.encoding(unit.reshape(-1, self.cfg.n_input_dims))
-
     def _sdf(self, points: Tensor, encoded: Tensor) -> Float[Tensor, "*N 1"]:
         return self.sdf_network(encoded).view(*points.shape[:-1], 1) + self._bias(points)
 
@@ -140,8 +110,7 @@ class ImplicitSDF(BaseImplicitGeometry):
                 slope = self._slope(points, encoded, out["sdf"], keep_graph)
                 normal = F.normalize(slope, dim=-1)
                 out |= {"normal": normal, "shading_normal": normal, "sdf_grad": slope}
-        if self.cfg.n_feature_dims > 0:
-            out["features"] = self.feature_network(encoded).view(*points.shape[:-1], self.cfg.n_feature_dims)
+        out |= self._features(points, encoded)
         return out if keep_graph else {key: value.detach() for key, value in out.items()}
 
     def _slope(self, points: Tensor, encoded: Tensor, sdf: Tensor, keep_graph: bool) -> Float[Tensor, "*N 3"]:
@@ -173,26 +142,3 @@ class ImplicitSDF(BaseImplicitGeometry):
     def forward_level(self, field: Float[Tensor, "*N 1"], threshold: float) -> Float[Tensor, "*N 1"]:
         """field - threshold: negative inside."""
         return field - threshold
-
-    def export(self, points: Float[Tensor, "*N Di"], **kwargs) -> dict[str, Float[Tensor, "*N Nf"]]:
-        """``features`` at world points, for the material to turn into textures."""
-        if self.cfg.n_feature_dims == 0:
-            return {}
-        features = self.feature_network(self._encode(points))
-        return {"features": features.view(*points.shape[:-1], self.cfg.n_feature_dims)}
-
-    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
-        self.finite_difference_normal_eps = self._normal_eps(global_step)
-
-    def _normal_eps(self, global_step: int) -> float:
-        """Step of finite differences in world units at this training step."""
-        eps, encoding = self.cfg.finite_difference_normal_eps, self.cfg.pos_encoding_config
-        if isinstance(eps, float):
-            return eps
-        if eps != "progressive" or encoding.otype != "ProgressiveBandHashGrid":
-            raise UserError(
-                f"geometry.finite_difference_normal_eps={eps} with {encoding.otype}; "
-                "choices: a number, progressive (with ProgressiveBandHashGrid)"
-            )
-        level = open_levels(encoding, encoding.n_levels, global_step)
-        return 2 * self.cfg.radius / (encoding.base_resolution * encoding.per_level_scale ** (level - 1))

@@ -2,63 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 import threestudio
-from threestudio.models.geometry.base import BaseGeometry, BaseImplicitGeometry, contract_to_unisphere
+from threestudio.models.geometry.base import BaseGeometry
 from threestudio.models.geometry.density import FINITE_DIFFERENCES, density_bias
-from threestudio.models.networks import get_encoding, get_mlp, open_levels
+from threestudio.models.geometry.encoded import EncodedGeometry
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
 from threestudio.utils.typing import Float, Tensor
 
 
 @threestudio.register("implicit-volume")
-class ImplicitVolume(BaseImplicitGeometry):
+class ImplicitVolume(EncodedGeometry):
     """σ(x) = activation(density_network(encoding(x)) + bias(x)), features = feature_network(encoding(x)).
 
     Args of :class:`Config` beyond the base's:
         density_bias: a float, ``blob_magic3d`` or ``blob_dreamfusion`` (``density_blob_scale``, ``density_blob_std``).
         normal_type: ``finite_difference`` (3 more queries), ``finite_difference_laplacian`` (6), ``analytic``
             (differentiates the field), ``pred`` (a third network), or None.
-        finite_difference_normal_eps: step in world units, or ``progressive``: the cell size of the finest open level
-            of a ``ProgressiveBandHashGrid``.
         anneal_density_blob_std_config: ``min_anneal_step, max_anneal_step, start_val, end_val`` of the blob's std.
     """
 
     @dataclass
-    class Config(BaseImplicitGeometry.Config):
-        n_input_dims: int = 3
-        n_feature_dims: int = 3
+    class Config(EncodedGeometry.Config):
         density_activation: str | None = "softplus"
         density_bias: float | str = "blob_magic3d"
         density_blob_scale: float = 10.0
         density_blob_std: float = 0.5
-        pos_encoding_config: dict = field(
-            default_factory=lambda: {
-                "otype": "HashGrid",
-                "n_levels": 16,
-                "n_features_per_level": 2,
-                "log2_hashmap_size": 19,
-                "base_resolution": 16,
-                # 16 · s^15 = 4096
-                "per_level_scale": 1.447269237440378,
-            }
-        )
-        mlp_network_config: dict = field(
-            default_factory=lambda: {
-                "otype": "VanillaMLP",
-                "activation": "ReLU",
-                "output_activation": "none",
-                "n_neurons": 64,
-                "n_hidden_layers": 1,
-            }
-        )
         normal_type: str | None = "finite_difference"
-        finite_difference_normal_eps: float | str = 0.01
         isosurface_threshold: float | str = 25.0
         anneal_density_blob_std_config: dict | None = None
 
@@ -70,14 +45,10 @@ class ImplicitVolume(BaseImplicitGeometry):
         choices = ("analytic", "pred", *FINITE_DIFFERENCES)
         if cfg.normal_type is not None and cfg.normal_type not in choices:
             raise UserError(f"geometry.normal_type={cfg.normal_type}; choices: {', '.join(choices)}, null")
-        self.encoding = get_encoding(cfg.n_input_dims, cfg.pos_encoding_config)
-        self.density_network = get_mlp(self.encoding.n_output_dims, 1, cfg.mlp_network_config)
-        if cfg.n_feature_dims > 0:
-            self.feature_network = get_mlp(self.encoding.n_output_dims, cfg.n_feature_dims, cfg.mlp_network_config)
-        if cfg.normal_type == "pred":
-            self.normal_network = get_mlp(self.encoding.n_output_dims, 3, cfg.mlp_network_config)
+        self.add_networks(
+            density_network=1, feature_network=cfg.n_feature_dims, normal_network=3 if cfg.normal_type == "pred" else 0
+        )
         self.density_blob_std = cfg.density_blob_std
-        self.finite_difference_normal_eps = self._normal_eps(global_step=0)
 
     def get_activated_density(
         self, points: Float[Tensor, "*N Di"], density: Float[Tensor, "*N 1"]
@@ -102,8 +73,7 @@ class ImplicitVolume(BaseImplicitGeometry):
             if output_normal:
                 normal = self._normal(points, encoded, density, keep_graph)
                 out |= {"normal": normal, "shading_normal": normal}
-        if self.cfg.n_feature_dims > 0:
-            out["features"] = self.feature_network(encoded).view(*points.shape[:-1], self.cfg.n_feature_dims)
+        out |= self._features(points, encoded)
         return out if keep_graph else {key: value.detach() for key, value in out.items()}
 
     def _normal(self, points: Tensor, encoded: Tensor, density: Tensor, keep_graph: bool) -> Float[Tensor, "*N 3"]:
@@ -116,10 +86,6 @@ class ImplicitVolume(BaseImplicitGeometry):
             slope = torch.autograd.grad(density.sum(), points, create_graph=keep_graph, retain_graph=True)[0]
             return -F.normalize(slope, dim=-1)
         return FINITE_DIFFERENCES[kind](self.forward_density, points, density, self.finite_difference_normal_eps)
-
-    def _encode(self, points: Float[Tensor, "*N Di"]) -> Float[Tensor, "M De"]:
-        unit = contract_to_unisphere(points, self.bbox, self.unbounded)
-        return self.encoding(unit.reshape(-1, self.cfg.n_input_dims))
 
     def forward_density(self, points: Float[Tensor, "*N Di"]) -> Float[Tensor, "*N 1"]:
         """Density [1/length] at world points."""
@@ -135,13 +101,6 @@ class ImplicitVolume(BaseImplicitGeometry):
     def forward_level(self, field: Float[Tensor, "*N 1"], threshold: float) -> Float[Tensor, "*N 1"]:
         """threshold - density: negative inside."""
         return threshold - field
-
-    def export(self, points: Float[Tensor, "*N Di"], **kwargs) -> dict[str, Float[Tensor, "*N Nf"]]:
-        """``features`` at world points, for the material to turn into textures."""
-        if self.cfg.n_feature_dims == 0:
-            return {}
-        features = self.feature_network(self._encode(points))
-        return {"features": features.view(*points.shape[:-1], self.cfg.n_feature_dims)}
 
     @staticmethod
     @torch.no_grad()
@@ -166,18 +125,4 @@ class ImplicitVolume(BaseImplicitGeometry):
             progress = (global_step - anneal.min_anneal_step) / (anneal.max_anneal_step - anneal.min_anneal_step)
             progress = min(max(progress, 0.0), 1.0)
             self.density_blob_std = anneal.start_val + (anneal.end_val - anneal.start_val) * progress
-        self.finite_difference_normal_eps = self._normal_eps(global_step)
-
-    def _normal_eps(self, global_step: int) -> float:
-        """Step of finite differences in world units at this training step."""
-        eps, encoding = self.cfg.finite_difference_normal_eps, self.cfg.pos_encoding_config
-        if isinstance(eps, float):
-            return eps
-        if eps != "progressive" or encoding.otype != "ProgressiveBandHashGrid":
-            raise UserError(
-                f"geometry.finite_difference_normal_eps={eps} with {encoding.otype}; "
-                "choices: a number, progressive (with ProgressiveBandHashGrid)"
-            )
-        level = open_levels(encoding, encoding.n_levels, global_step)
-        resolution = encoding.base_resolution * encoding.per_level_scale ** (level - 1)
-        return 2 * self.cfg.radius / resolution
+        super().update_step(epoch, global_step, on_load_weights)

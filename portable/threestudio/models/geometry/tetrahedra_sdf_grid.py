@@ -21,7 +21,7 @@ from threestudio.models.geometry.base import (
 from threestudio.models.geometry.shape_init import shape_level
 from threestudio.models.isosurface import MarchingTetrahedraHelper
 from threestudio.models.mesh import Mesh
-from threestudio.models.networks import get_encoding, get_mlp
+from threestudio.models.networks import get_encoding, get_mlp, hash_grid, small_mlp
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import scale_tensor
 
@@ -59,26 +59,8 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
         isosurface_outlier_n_faces_threshold: int | float = 0.01
         n_input_dims: int = 3
         n_feature_dims: int = 3
-        pos_encoding_config: dict = field(
-            default_factory=lambda: {
-                "otype": "HashGrid",
-                "n_levels": 16,
-                "n_features_per_level": 2,
-                "log2_hashmap_size": 19,
-                "base_resolution": 16,
-                # 16 · s^15 = 4096
-                "per_level_scale": 1.447269237440378,
-            }
-        )
-        mlp_network_config: dict = field(
-            default_factory=lambda: {
-                "otype": "VanillaMLP",
-                "activation": "ReLU",
-                "output_activation": "none",
-                "n_neurons": 64,
-                "n_hidden_layers": 1,
-            }
-        )
+        pos_encoding_config: dict = field(default_factory=hash_grid)
+        mlp_network_config: dict = field(default_factory=small_mlp)
         shape_init: str | None = None
         shape_init_params: Any = None
         shape_init_mesh_up: str = "+z"
