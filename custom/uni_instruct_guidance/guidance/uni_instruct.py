@@ -28,12 +28,11 @@ from ..core import (
     poor_calibration,
     reference_score,
 )
-from ..core.errors import UserError, require_writable
+from ..core.errors import require_writable
 from ..core.groups import Groups
 from ..core.ranges import check
 from ..core.ratio import RatioWarmup, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
-from ..teachers.sampling import solve_discrete
 from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.memory import save_memory
 from ..teachers.stable_diffusion.networks import Condition, Networks
@@ -42,9 +41,11 @@ from .bank import SampleBank
 from .config import GuidanceFields, build_method, parse_blocks
 from .group_bank import GroupBank
 from .learning import LearningLosses, Noised, Real, SharedPass, noised
+from .pictures import DrawsPictures
 from .prompts import condition_of, direction_indices, direction_texts
 from .ranges import GUIDANCE
-from .views import check_views, whole_groups
+from .rejections import Rejections
+from .views import check_views
 
 #: Latents of an untouched asset from the same cameras, and what the networks are told about it.
 Untouched = tuple[Tensor, Condition]
@@ -61,7 +62,7 @@ class LastAnswer:
 
 
 @threestudio.register("uni-instruct-guidance")
-class UniInstructGuidance(BaseModule):
+class UniInstructGuidance(DrawsPictures, BaseModule):
     """Score distillation with any row of the methods table.
 
     Called with renderings and prompts, returns a dict: `loss_uni_instruct` (its gradient in the latents is the
@@ -127,7 +128,7 @@ class UniInstructGuidance(BaseModule):
             )
         self._check_by_parts()
         self._warned = False
-        self.rejected_steps = self._rejected_in_a_row = 0
+        self.rejections = Rejections(self.cfg.max_rejected_steps)
         self.bank: SampleBank | GroupBank | None = None
         # Set by the system when fake_score.updates_per_step > 1: takes one optimiser step on a loss.
         self.inner_step: Callable[[Tensor], None] | None = None
@@ -213,7 +214,7 @@ class UniInstructGuidance(BaseModule):
         latents = self._latents(image, rgb_as_latents)
         real = self._real(prompt_utils, cameras, condition)
         losses, grad, log = self._one_step(latents.detach(), real, condition, beside)
-        self._count_rejected(int(log["rejected"]), self.groups.count(len(latents)))
+        self.rejections.count(int(log["rejected"]), self.groups.count(len(latents)), self.step)
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
         weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
         if weight:
@@ -222,7 +223,7 @@ class UniInstructGuidance(BaseModule):
             score = self.reward(image, prompt_utils, views)
             losses["loss_reward"] = -weight * score.mean()
             log["reward"] = score.detach().mean()
-        log |= {"grad_norm": grad.flatten(1).norm(dim=1).mean(), "rejected_steps": float(self.rejected_steps)}
+        log |= {"grad_norm": grad.flatten(1).norm(dim=1).mean(), "rejected_steps": float(self.rejections.steps)}
         log |= {"min_step": self.min_fraction * self.teacher.process.steps}
         log |= {"max_step": self.max_fraction * self.teacher.process.steps, "guidance_scale": self.guidance_scale}
         return losses | log
@@ -240,23 +241,6 @@ class UniInstructGuidance(BaseModule):
         if self.encode_size is not None:
             side = self.encode_size * side // self.teacher.image_size
         return resized(image, side)
-
-    def _count_rejected(self, rejected: int, batch: int) -> None:
-        """Notice a step that taught nothing because every sample was rejected, and give up on a run of them."""
-        if rejected < batch:
-            self._rejected_in_a_row = 0
-            return
-        self.rejected_steps += 1
-        self._rejected_in_a_row += 1
-        why = "teacher, fake score or renderings are not finite (NaN or Inf) for any sample of the batch"
-        if self.rejected_steps == 1:
-            threestudio.warn(f"step {self.step}: {why}; such steps teach nothing and are counted as rejected")
-        if self._rejected_in_a_row >= self.cfg.max_rejected_steps:
-            raise UserError(
-                f"stopped at step {self.step}: {why}, {self._rejected_in_a_row} steps in a row "
-                "(system.guidance.max_rejected_steps); check the teacher's weights, or set "
-                "system.guidance.half_precision_weights=false"
-            )
 
     def _condition(self, prompt_utils, cameras: dict) -> Condition:
         camera = None
@@ -423,40 +407,3 @@ class UniInstructGuidance(BaseModule):
         if line and not self._warned:
             self._warned = True
             threestudio.warn(f"step {self.step}: {line}")
-
-    # --- pictures -----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def sample(self, prompt_utils, elevation, azimuth, camera_distances, seed: int = 0, **batch):
-        """What the teacher draws for these views: images [B, H, W, 3] in 0..1. A multi-view teacher draws the group of
-        each view; views that are whole groups already are drawn together."""
-        cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
-        cameras, asked = whole_groups(cameras, self.groups.n, self.teacher.name)
-        condition = self._condition(prompt_utils, cameras)
-        teacher = self.teacher if condition.view is None else self.teacher.seen_from(condition.view)
-
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return teacher.guided(x_t, t, condition.text, condition.uncond, self.guidance_scale)
-
-        return self._draw(predict, len(condition.text), seed)[asked]
-
-    @torch.no_grad()
-    def sample_lora(self, prompt_utils, elevation, azimuth, camera_distances, seed: int = 0, **batch):
-        """What the fake score believes the renderings look like; the teacher's picture if there is no fake score."""
-        if self.networks.fake is None:
-            return self.sample(prompt_utils, elevation, azimuth, camera_distances, seed, **batch)
-        cameras = {"elevation": elevation, "azimuth": azimuth, "camera_distances": camera_distances, **batch}
-        cameras, asked = whole_groups(cameras, self.groups.n, self.teacher.name)
-        condition = self._condition(prompt_utils, cameras)
-
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.networks.fake(x_t, t, condition.fake_text, condition.fake_camera)[0]
-
-        return self._draw(predict, len(condition.text), seed)[asked]
-
-    def _draw(self, predict, rows: int, seed: int) -> Float[Tensor, "B H W 3"]:
-        generator = torch.Generator().manual_seed(seed)
-        steps, solver = self.blocks.bank.steps, self.blocks.bank.solver
-        noise = torch.randn((rows, *self.teacher.shape), generator=generator).to(self.teacher.device)
-        latents = solve_discrete(self.teacher.scheduler_config, predict, noise, steps=steps, solver=solver)
-        return self.teacher.decode(latents).permute(0, 2, 3, 1)
