@@ -42,9 +42,12 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    """Every test starts from the same random state and leaves the default dtype alone."""
+    """Every test starts from the same random state and leaves nothing of a run, nor the default dtype, to the next."""
+    threads = torch.get_num_threads()
     _seed()
     yield
+    torch.set_num_threads(threads)
+    os.environ.pop("PL_GLOBAL_SEED", None)
     assert torch.get_default_dtype() == torch.float32
 
 

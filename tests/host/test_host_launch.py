@@ -212,6 +212,14 @@ def test_unknown_arguments_are_refused(run, capsys):
         assert "overrides are written key=value" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("gpu", ["abc", "-1", "0,x", "1.5", ""])
+def test_gpus_are_numbers_or_cpu(gpu, run, workplace, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--config", "toy.yaml", "--train", f"--gpu={gpu}")
+    assert stop.value.code == 2 and not (workplace / "outputs").exists()
+    assert f"argument --gpu: {gpu!r} must be GPU numbers as 0 or 0,1, or cpu" in capsys.readouterr().err
+
+
 def test_a_checkout_of_threestudio_in_the_working_folder_is_the_host(workplace):
     """In a process of its own, for the built-in host is closed there; threestudio's requirements are excused."""
     (workplace / "threestudio").mkdir()

@@ -119,8 +119,9 @@ def refused_values(rng: random.Random, table: Table) -> str:
         key, row = rng.choice(choices)
         value = rng.choice(VALUES)
         meant = parsed(value)
-        # null, and what cannot be read as YAML, may mean "as it was" or a text
-        if meant is not None and "${" not in value and not row.holds(meant) and not row.holds(value):
+        # null, and what cannot be read as YAML, may mean "as it was" or a text; a typed field reads '5' as the number
+        readings = (value, meant, parsed(meant) if isinstance(meant, str) else meant)
+        if meant is not None and "${" not in value and not any(row.holds(reading) for reading in readings):
             return f"{key}={value}"
 
 

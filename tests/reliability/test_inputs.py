@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 
+import benchmark
 import pytest
 import report
 import score
@@ -84,6 +85,24 @@ def test_a_wrong_device_is_one_line(capsys):
     with pytest.raises(ValueError, match="device='wrong' cannot be used here"):
         set_device("wrong")
     set_device(None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--objects", "0"], "--objects: 0 must be at least 1"),
+        (["--size", "-1"], "--size: -1 must be"),
+        (["--protocols", "orbit"], "'orbit'"),
+    ],
+)
+def test_a_benchmark_of_nothing_is_one_line(words, said, capsys):
+    try:
+        status = benchmark.command(["ranking", *words])
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    assert status == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "error: " in line and said in line
 
 
 @pytest.mark.parametrize("text", ["[" * 2000, "{a: " * 500, "a: [1", "- 1", "3", "a: *b", "\x00", "steps: &a [*a]"])
