@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -89,3 +90,33 @@ def predictor_file(tmp_path):
     from aesthetic_weights import save_predictor
 
     return lambda variant: save_predictor(tmp_path, variant)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Maker of a disk of so many KiB; skipped where this user may not mount one."""
+    from small_disk import small_disk
+
+    with contextlib.ExitStack() as disks:
+
+        def make(kib: int) -> Path:
+            folder = tmp_path / f"disk{kib}"
+            if not disks.enter_context(small_disk(folder, kib)):
+                pytest.skip("this user cannot mount a small disk")
+            return folder
+
+        yield make
+
+
+@pytest.fixture
+def cluster(monkeypatch, request):
+    """Two Ray machines of one core each, as far as Ray can tell; ours is found by RAY_ADDRESS."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.second = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("PYTHONPATH", str(request.path.parent))
+    yield cluster
+    cluster.shutdown()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 # Keys that every stage has.
@@ -35,17 +33,3 @@ def in_this_process(monkeypatch):
             yield item, *engines._attempt(work, item)
 
     return lambda: monkeypatch.setitem(engines.ENGINES, "local", here)
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """Two Ray machines of one core each, as far as Ray can tell; ours is found by RAY_ADDRESS."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.second = cluster.add_node(num_cpus=1)
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    yield cluster
-    cluster.shutdown()

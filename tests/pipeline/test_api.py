@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import webbrowser
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 from PIL import Image
+from small_disk import fill
 
-from uni_instruct_3d import TextTo3D
+from uni_instruct_3d import ROOT, TextTo3D, pipeline
 from uni_instruct_3d.pipeline import Asset, Preview, Run, StageDone, StageError, Step, Stopped, folder
 
 
@@ -118,3 +123,40 @@ def test_a_listener_that_fails_ends_the_run(pipe):
 
     with pytest.raises(KeyError, match="mine"):
         pipe("a red mug", on_event=listen)
+
+
+def test_the_lines_of_the_readme(small, tmp_path, monkeypatch):
+    """As they stand there, each of them; only what a run costs is made small."""
+    lines = re.search(r"```python\n(from uni_instruct_3d import.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    cheap = functools.partial(TextTo3D, overrides=small, device="cpu", method="sds", stages=("nerf",))
+    opened = []
+    monkeypatch.setattr(pipeline, "TextTo3D", cheap)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.chdir(tmp_path)
+    assert len(lines.splitlines()) == 5
+    exec(compile(lines, "README.md", "exec"), {})
+    assert len(trimesh.load(tmp_path / "mug.glb", force="mesh").faces) > 0
+    (report,) = opened
+    assert report.startswith("file://") and report.endswith("/report.html")
+
+
+def test_a_disk_that_fills_up(small, disk):
+    """The run ends with a line, keeps its last checkpoint, and goes on once there is space."""
+    place = disk(100_000)
+    every = (*small, "checkpoint.every_n_train_steps=1")
+    pipe = TextTo3D(out=place, overrides=every, device="cpu", method="sds", stages=("nerf",))
+
+    def listen(event):
+        if isinstance(event, Step) and event.step == 2:
+            fill(place)
+
+    with pytest.raises(StageError, match="No space left on device"):
+        pipe("a red mug", on_event=listen)
+    with pytest.raises(ValueError, match="cannot write to .*No space left on device"):
+        pipe("a red mug")
+    (made,) = place.glob("a-red-mug*")
+    run = Run.open(made)
+    assert run.progress.state == "failed" and "No space left" in run.progress.error
+    assert run.job("nerf").checkpoint.is_file()
+    (place / "ballast").unlink()
+    assert pipe("a red mug", on_event=lambda event: None).turntable.is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 
 import ablation
@@ -18,6 +17,7 @@ import pytest
 import report
 import score
 import train_digit_classifier
+from small_disk import fill
 from tiny_runs import tiny_config, tiny_data, tiny_network
 
 from threestudio.utils.files import atomic_path
@@ -26,32 +26,6 @@ from uni_instruct_guidance.core.errors import naming, require_writable
 from uni_instruct_guidance.core.files import atomically
 from uni_instruct_guidance.distill2d import cli
 from uni_instruct_guidance.distill2d.trainer import DistillConfig, distill
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """Maker of a disk of so many KiB; skipped where this user may not mount one."""
-    mounted = []
-
-    def make(kib: int) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("this user cannot mount a small disk")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
-def fill(disk: Path, leave_kib: int = 0) -> None:
-    """Take all space but so much."""
-    (disk / "ballast").unlink(missing_ok=True)
-    space = os.statvfs(disk)
-    (disk / "ballast").write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - 1024 * leave_kib)))
 
 
 def one_line(capsys) -> str:

@@ -42,6 +42,7 @@ def train(folder: Path) -> None:
             write_progress(folder, seen)
             if step % 10 == 0:
                 picture = Image.fromarray(np.full((96, 384, 3), step % 256, dtype=np.uint8))
+                picture.paste("white" if step else "black", (10, 10, 80, 80))
                 picture.save(folder / ".preview.png")
                 os.replace(folder / ".preview.png", folder / "preview.png")
             if (folder / "stop").exists():

@@ -12,8 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from small_disk import fill
 
 from uni_instruct_3d.studio import choices, cli, show
+from uni_instruct_3d.studio.jobs import Queue, Slot
+from uni_instruct_3d.studio.library import Library
 from uni_instruct_3d.studio.page import _compose, _warn
 from uni_instruct_3d.studio.view import View
 
@@ -102,6 +105,26 @@ def test_a_full_disk_starts_nothing_and_loses_nothing(view, make_run, monkeypatc
     assert "s-error" not in view.make("", "shapes", "a red mug", *GIVEN)[1]
 
 
+def test_a_disk_that_is_full_in_earnest(disk, work, monkeypatch):
+    """A real one: what is asked for is refused with a line, and the page goes on showing what is there."""
+    place = disk(256)
+    library = Library(place)
+    view = View(library, Queue(library, [Slot("core 1", {})], start=work))
+    monkeypatch.setattr("uni_instruct_3d.studio.view.ROOM", 0)
+    name, _ = view.make("", "shapes", "a red mug", *GIVEN)
+    fill(place)
+    shown, said = view.make(name, "shapes", "a blue chair", *GIVEN)
+    assert shown == name and "No space left on device" in said
+    assert "a red mug" in view.look(name, {})[0] and [job.run for job in view.queue.jobs()] == [name]
+    with pytest.raises(OSError, match="No space left"):
+        view.queue.step()
+    assert work.processes[0].poll() is not None and [job.pid for job in view.queue.jobs()] == [None]
+    (place / "ballast").unlink()
+    view.queue.step()
+    assert [job.run for job in view.queue.jobs() if job.pid is not None] == [name]
+    assert "s-error" not in view.make(name, "shapes", "a blue chair", *GIVEN)[1]
+
+
 def test_nothing_a_person_typed_becomes_markup(view, make_run):
     prompt = "<img src=x onerror=alert(1)> \"'${1+1} {{x}} mug"
     name = make_run(prompt, "done").folder.name
@@ -154,6 +177,12 @@ def test_the_gallery_looks_for_words(view, make_run):
     make_run("a blue chair", "failed")
     assert view.cards("").count("s-card'") == 2 and view.cards("CHAIR").count("s-card'") == 1
     assert "Nothing here" in view.cards("house")
+
+
+def test_scores_in_words():
+    scores = {"chamfer": 0.0123, "clip_x100": 81.537, "class": 0.875, "of_its_own": 0.5}
+    words = [("3D-CLIP", "81.54"), ("class %", "87.5"), ("Chamfer ×100", "1.23"), ("of its own", "0.5")]
+    assert show.in_words(scores) == words
 
 
 def test_one_studio_per_folder_and_mistakes_in_one_line(tmp_path, capsys):

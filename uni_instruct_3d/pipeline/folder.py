@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -134,9 +135,15 @@ def read_progress(folder: Path) -> Progress:
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
-    """Whole or not at all."""
+    """Whole or not at all. On a full disk the last one makes room: a run must be able to say why it failed."""
     progress.updated = time.time()
-    write_json(folder / PROGRESS, asdict(progress))
+    try:
+        write_json(folder / PROGRESS, asdict(progress))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        (folder / PROGRESS).unlink(missing_ok=True)
+        write_json(folder / PROGRESS, asdict(progress))
 
 
 def write_json(path: Path, content: Any) -> None:

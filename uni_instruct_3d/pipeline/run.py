@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from .. import ROOT
@@ -119,6 +120,8 @@ class Run:
             StageError: a stage did not come to its end; the message is one line.
             Stopped: ``stop`` was called.
         """
+        from uni_instruct_guidance.core.errors import one_line
+
         from .quiet import logged
 
         with on_disk.held(self.folder):
@@ -127,8 +130,8 @@ class Run:
             self._progress.state, self._progress.error, self._progress.notes = "running", "", []
             self.notes = []
             self._spent, self._started, self._written = self._progress.seconds, time.monotonic(), 0.0
-            self._write()
             try:
+                self._write()
                 self._work()
                 self._progress.state = "done"
             except ListenerError as error:
@@ -140,6 +143,9 @@ class Run:
             except StageError as error:
                 self._progress.state, self._progress.error = "failed", str(error)
                 raise
+            except OSError as error:  # the disk is full, a place cannot be written
+                self._progress.state, self._progress.error = "failed", one_line(error, self.folder)
+                raise StageError(self._progress.error) from error
             except BaseException as error:
                 known = isinstance(error, KeyboardInterrupt | SystemExit)
                 self._progress.state = "stopped" if known else "failed"
@@ -147,7 +153,8 @@ class Run:
                 raise
             finally:
                 (self.folder / on_disk.STOP).unlink(missing_ok=True)
-                self._write()
+                with suppress(OSError) if self._progress.state == "failed" else nullcontext():
+                    self._write()
         with logged.outside():
             self._tell(Done(self.results))
         return self.results

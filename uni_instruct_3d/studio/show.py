@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from ..comparison.table import METRICS
 from ..pipeline.folder import Progress
 from ..pipeline.stages import STAGES
 from ..report.collect import Curve
@@ -120,7 +121,7 @@ def results(item: Item, small: bool = False) -> str:
         parts.append(f"<video class='s-video' autoplay loop muted playsinline controls src='{address}'></video>")
     scores = getattr(item, "scores", {})
     if scores:
-        rows = "".join(f"<tr><td>{escape(key)}</td><td>{value:.4g}</td></tr>" for key, value in scores.items())
+        rows = "".join(f"<tr><td>{escape(title)}</td><td>{text}</td></tr>" for title, text in in_words(scores))
         parts.append(f"<table class='s-scores'>{rows}</table>")
     looks = f"<div class='s-results{' s-small' if small else ''}'>{''.join(parts)}</div>" if parts else ""
     return looks + downloads(item, files)
@@ -152,13 +153,22 @@ def card(item: Item, state: str) -> str:
         else "<div class='s-none'>no picture</div>"
     )
     scores = getattr(item, "scores", {})
-    first = next(iter(scores.items()), None)
-    score = f" · {escape(first[0])} {first[1]:.4g}" if first else ""
+    first = next(iter(in_words(scores)), None)
+    score = f" · {escape(first[0])} {first[1]}" if first else ""
     return (
         f"<a class='s-card' href='{url(item.name)}'>{image}<b>{escape(item.title)}</b>"
         f"<span class='s-dim'>{escape(settings_line(item))}</span>"
         f"<span class='s-dim'>{escape(WORDS.get(state, state))}{score} · {ago(item.changed)}</span></a>"
     )
+
+
+def in_words(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """(title, number) of each score, as tables of comparisons have them and in their order; others as they are."""
+    known = [
+        (row.title, f"{row.scale * scores[row.name]:.{row.digits}f}") for row in METRICS if row.name in scores
+    ]  # fmt: skip
+    names = {row.name for row in METRICS}
+    return known + [(name.replace("_", " "), f"{value:.3g}") for name, value in scores.items() if name not in names]
 
 
 def cards(made: Iterable[str]) -> str:

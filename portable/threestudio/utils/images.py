@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -60,7 +59,12 @@ def _jet(unit: np.ndarray) -> Pixels:
 
 
 def _matplotlib_map(name: str) -> Callable[[np.ndarray], Pixels]:
-    return lambda unit: to_uint8(matplotlib.colormaps[name](unit)[..., :3])
+    def pixels(unit: np.ndarray) -> Pixels:
+        import matplotlib  # a quarter of a second, which only this takes
+
+        return to_uint8(matplotlib.colormaps[name](unit)[..., :3])
+
+    return pixels
 
 
 #: Colour maps from [0, 1] to pixels.
