@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import socket
 import threading
 import time
@@ -39,31 +41,31 @@ def main(argv: list[str] | None = None) -> int:
 
 def open_page(args: argparse.Namespace) -> None:
     """Serve the folder until Ctrl-C. Raises ValueError where it is open already, or cannot be written."""
-    port = free_port(args.port)
     state = require_writable("--out", Path(args.out).expanduser() / ".studio").resolve()
     note = state / "address"
     try:
-        with FileLock(state / "lock", timeout=0):
-            serve(state.parent, port, args.jobs, args.config_set, note, browser=not args.no_browser)
+        with FileLock(state / "lock", timeout=0), take_port(args.port) as place:
+            serve(state.parent, place, args.jobs, args.config_set, note, browser=not args.no_browser)
     except Timeout as error:
         where = note.read_text(encoding="utf-8").strip() if note.is_file() else "another address"
         raise ValueError(f"{state.parent} is open already, at {where}") from error
 
 
-def serve(out: Path, port: int, jobs: int | None, config_set: str, note: Path, browser: bool) -> None:
-    """Answer until Ctrl-C."""
+def serve(out: Path, place: socket.socket, jobs: int | None, config_set: str, note: Path, browser: bool) -> None:
+    """Answer until Ctrl-C. place: listens already."""
     import uvicorn
 
     from .app import make_app
     from .jobs import Queue, slots
     from .library import Library
 
+    port = place.getsockname()[1]
     library = Library(out)
     queue = Queue(library, slots(jobs))
     app = make_app(library, queue, port, config_set)
     address = f"http://{ADDRESS}:{port}"
     note.write_text(address + "\n", encoding="utf-8")
-    config = uvicorn.Config(app, host=ADDRESS, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
 
     def announce() -> None:
@@ -75,19 +77,26 @@ def serve(out: Path, port: int, jobs: int | None, config_set: str, note: Path, b
             webbrowser.open(address)
 
     threading.Thread(target=announce, daemon=True).start()
-    server.run()
+    server.run(sockets=[place])
 
 
-def free_port(wanted: int | None) -> int:
-    """A port that nobody listens at: the wanted one, or the first free one from 7860 on.
+def take_port(wanted: int | None) -> socket.socket:
+    """A socket that listens at the wanted port, or at the first free one from 7860 on: nobody else can take it then.
 
     Raises:
-        ValueError: the wanted one is taken.
+        ValueError: the wanted one is taken, or is not for this user.
     """
     for port in [wanted] if wanted is not None else range(7860, 7960):
-        with socket.socket() as probe:
-            if probe.connect_ex((ADDRESS, port)):
-                return port
-    raise ValueError(
-        f"--port {wanted} is taken; choose another, or none" if wanted else "no free port from 7860 to 7959"
-    )
+        place = socket.socket()
+        if os.name == "posix":  # a port whose last connections are still closing; elsewhere this would share it
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            place.bind((ADDRESS, port))
+            place.listen()
+            return place
+        except OSError as error:
+            place.close()
+            reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+    if wanted is None:
+        raise ValueError("no free port from 7860 to 7959")
+    raise ValueError(f"--port {wanted} {reason}; choose another, or none")
