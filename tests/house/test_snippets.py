@@ -59,5 +59,14 @@ def test_commands_need_nothing_activated():
         assert word != "python" or rest[0] == "launch.py" or rest[0].startswith("scripts/"), line
 
 
+def test_tests_that_a_page_names_are_there():
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    there = {name for path in files for name in re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))}
+    there |= {path.stem for path in files}
+    for page in PAGES:
+        named = set(re.findall(r"\b(test_\w+)(?:\.py)?`", page.read_text(encoding="utf-8")))
+        assert named <= there, f"{page.name}: no {sorted(named - there)}"
+
+
 def test_there_are_snippets():
     assert len(SNIPPETS) >= 4
