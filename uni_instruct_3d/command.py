@@ -25,15 +25,23 @@ SEED = argument(whole(least=0, most=2**32 - 1))
 MISTAKES = (ValueError, OSError, OmegaConfBaseException, YAMLError)
 
 
-def run_command(name: str, call: Callable[[], int | None], place: Path | None = None) -> int:
+def run_command(
+    name: str, call: Callable[[], int | None], place: Path | None = None, stopped: str | None = None
+) -> int:
     """Exit status of `call`; 2 after one line where it raises one of `MISTAKES`.
 
     Args:
         name: in front of the line.
         place: where the command writes, for errors that do not name a file (a full disk in the middle of a file).
+        stopped: what Ctrl-C leaves behind, in words: then it ends with one line that says so, and 1.
     """
     try:
         return call() or 0
+    except KeyboardInterrupt:
+        if stopped is None:
+            raise
+        print(f"{name}: stopped; {stopped}")
+        return 1
     except MISTAKES as error:
         print(f"{name}: {one_line(error, place)}", file=sys.stderr)
         return 2

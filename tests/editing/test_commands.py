@@ -2,6 +2,8 @@
 
 import json
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from tiny_teacher import make_tiny_teacher
 
 from uni_instruct_3d import ROOT
-from uni_instruct_3d.editing import edit_cli, restore_cli
+from uni_instruct_3d.editing import edit_cli, restore_cli, table_cli
 from uni_instruct_3d.editing.measures import backdrop, quality, silhouette
 from uni_instruct_3d.editing.pictures import read_mask, read_picture
 from uni_instruct_3d.shapes_world import make_instance, render
@@ -191,6 +193,17 @@ def test_pictures_that_are_none(tmp_path, capsys):
         assert_refused(edit_cli.main, [str(path), "--from", "a", "--to", "b"], words, capsys)
 
 
+def sixteen_bit_png(pixels):
+    """PNG of [H, W, 3] uint16, which Pillow reads but does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    size = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
 def test_pictures_of_every_kind(tmp_path):
     def read(image, **options):
         path = tmp_path / "x.png"
@@ -201,6 +214,11 @@ def test_pictures_of_every_kind(tmp_path):
     sixteen = read(Image.fromarray(deep))
     torch.testing.assert_close(sixteen.pixels[1], torch.from_numpy(deep / 65535).float(), atol=0.002, rtol=0)
     assert sixteen.notes == ["its 16 bits are rounded to 8"]
+    colours = np.repeat(deep[..., None], 3, 2)
+    (tmp_path / "rgb16.png").write_bytes(sixteen_bit_png(colours))
+    deep_colours = read_picture(tmp_path / "rgb16.png", 8)
+    torch.testing.assert_close(deep_colours.pixels[0], torch.from_numpy(deep / 65535).float(), atol=0.005, rtol=0)
+    assert deep_colours.notes == ["its 16 bits are rounded to 8"]
     clear = np.zeros((8, 8, 4), np.uint8)
     clear[:4] = (255, 0, 0, 255)
     alpha = read(Image.fromarray(clear))
@@ -236,6 +254,19 @@ def test_ctrl_c_is_one_line(monkeypatch, picture, tmp_path, capsys):
     monkeypatch.setattr(edit_cli, "_edit", interrupted)
     assert edit_cli.main([str(picture), "--from", "a", "--to", "b"]) == 1
     assert capsys.readouterr().out == "edit: stopped; nothing was written\n"
+    monkeypatch.setattr(table_cli, "_table", interrupted)
+    assert table_cli.main(["edit", "--out", str(tmp_path / "table")]) == 1
+    assert capsys.readouterr().out == "editing_table: stopped; what is finished is kept\n"
+
+
+@pytest.mark.parametrize(("azimuth", "view"), [(0, "front"), (180, "back")])
+def test_the_view_is_read_where_the_prompts_name_none(azimuth, view):
+    pixels = render(make_instance("chair", "red", "plain", 0), azimuth, 15, size=64)["image"]
+    seen, judge = torch.from_numpy(pixels).permute(2, 0, 1), edit_cli._judge()
+    given = ["x.png", "--from", "a red chair", "--to", "a blue chair"]
+    assert edit_cli._view_of(judge, seen, edit_cli.make_parser().parse_args(given)) == f", {view} view"
+    named = edit_cli.make_parser().parse_args([*given, "--from", "a red chair, side view"])
+    assert edit_cli._view_of(judge, seen, named) == ""
 
 
 def test_measures():

@@ -127,3 +127,10 @@ def test_refusals(options, message):
 def test_a_teacher_without_prompts():
     with pytest.raises(ValueError, match="reads no prompts"):
         edit(GaussianTeacher(guidable=False), pictures(1), told(1), EditConfig(), [0])
+
+
+def test_a_teacher_of_several_views():
+    teacher = GaussianTeacher()
+    teacher.n_views = 4
+    with pytest.raises(ValueError, match="draws 4 views at once"):
+        edit(teacher, pictures(1), told(1), EditConfig(), [0])

@@ -17,6 +17,8 @@ from uni_instruct_guidance.scoring.frames import UNREADABLE
 
 #: Modes of Pillow with more than eight bits a channel, and their white.
 DEEP = {"I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "I": 65535.0}
+#: The note about them.
+DEEPER = "its 16 bits are rounded to 8"
 #: What a picture is in each number of channels.
 MODES = {1: "L", 3: "RGB"}
 
@@ -76,6 +78,8 @@ def _opened(path: Path) -> tuple[Image.Image, list[str]]:
         raise UserError(f"{path}: no such file")
     try:
         with Image.open(path) as file:
+            # Pillow itself keeps eight bits of sixteen-bit colours
+            notes = [DEEPER] if any(";16" in str(tile) for tile in file.tile) and file.mode not in DEEP else []
             picture = ImageOps.exif_transpose(file)
             picture.load()
     except UNREADABLE as error:
@@ -85,8 +89,8 @@ def _opened(path: Path) -> tuple[Image.Image, list[str]]:
     if picture.mode in DEEP:
         values = np.asarray(picture).astype(np.float64) / DEEP[picture.mode]
         picture = Image.fromarray((values.clip(0, 1) * 255 + 0.5).astype(np.uint8))
-        return picture, ["its 16 bits are rounded to 8"]
-    return picture, []
+        return picture, [DEEPER]
+    return picture, notes
 
 
 def _fitted(picture: Image.Image, side: int, notes: list[str]) -> Float[Tensor, "C S S"]:

@@ -76,11 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """0; 1 after Ctrl-C; 2 after one line about what the user can mend."""
     args = make_parser().parse_args(argv)
-    try:
-        return run_command(NAME, partial(_restore, args), args.out)
-    except KeyboardInterrupt:
-        print(f"{NAME}: stopped; nothing was written")
-        return 1
+    return run_command(NAME, partial(_restore, args), args.out, stopped="nothing was written")
 
 
 def _restore(args: argparse.Namespace) -> None:
@@ -94,7 +90,7 @@ def _restore(args: argparse.Namespace) -> None:
     from ..pipeline.stages import slug
     from .measures import quality
     from .pictures import read_picture
-    from .results import Entry, write_results
+    from .results import Entry, print_results, write_results
 
     config = RestoreConfig(
         method=args.method, steps=args.steps, lr=args.lr, prior=args.prior, strength=args.strength,
@@ -145,10 +141,7 @@ def _restore(args: argparse.Namespace) -> None:
     settings |= {name: getattr(args, name) for name in OPERATOR_OPTIONS if getattr(args, name) is not None}
     title = f"{args.picture.name}: {args.task}"
     written = write_results(folder, title, entries, settings, facts, notes, "root mean square of y - A(x)")
-    for name, value in facts.items():
-        print(f"{NAME}: {name}: {value}")
-    for path in written:
-        print(f"  {path}")
+    print_results(NAME, facts, written)
 
 
 def _known_task(args: argparse.Namespace) -> None:

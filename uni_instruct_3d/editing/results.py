@@ -65,6 +65,14 @@ def write_results(
     return [page, strip, *written]
 
 
+def print_results(name: str, facts: Mapping[str, str], written: Sequence[Path]) -> None:
+    """What a command says at its end: facts, and the files below them."""
+    for fact, value in facts.items():
+        print(f"{name}: {fact}: {value}")
+    for path in written:
+        print(f"  {path}")
+
+
 def _curve(values: Sequence[float]) -> list[tuple[int, float]]:
     every = max(1, len(values) // POINTS)
     return [(step + 1, value) for step, value in enumerate(values) if step % every == 0]

@@ -29,6 +29,7 @@ from .. import ROOT
 from .. import shapes_world as world
 from ..teacher_factory.judge import load_judge
 from ..world_metrics.shape import silhouette_iou
+from .edit_cli import GUIDANCE
 from .measures import backdrop, quality, silhouette
 from .pictures import save_strip
 
@@ -140,7 +141,7 @@ def _edited(cell: Cell, first: int, out: Path) -> list[dict[str, float]]:
     prompts = Prompts(texts.embed(source, CPU), texts.embed(target, CPU), texts.embed([""] * PIECE, CPU))
     before = _tensor(items["image"][first:])
     start = time.process_time()
-    done = edit(teacher, before, prompts, EditConfig(cell.method, cell.steps, guidance_scale=6.0), list(rows))
+    done = edit(teacher, before, prompts, EditConfig(cell.method, cell.steps, guidance_scale=GUIDANCE), list(rows))
     seconds = (time.process_time() - start) / PIECE
     save_strip(out / f"{cell.name}-{first}.png", [*before, *done.pictures], least=64)
 

@@ -31,9 +31,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0; 2 after one line about what the user can mend."""
+    """0; 1 after Ctrl-C; 2 after one line about what the user can mend."""
     args = make_parser().parse_args(argv)
-    return run_command(NAME, partial(_table, args), args.out)
+    return run_command(NAME, partial(_table, args), args.out, stopped="what is finished is kept")
 
 
 def _table(args: argparse.Namespace) -> None:

@@ -48,17 +48,19 @@ class EditConfig:
             with guidance.
         lr: of plain gradient descent on what is edited, falling in a straight line to a tenth. (Adam would let what is
             not to change wander as far as what is.)
-        guidance_scale: classifier-free, in both terms; None: the row's.
-        noise: least and most noise, as fractions of the process.
+        guidance_scale: classifier-free, in both terms; None: the row's. The difference of the terms rests at
+            z − ẑ = x̂0(z_t) − x̂0(ẑ_t), guided: about as many times the change of colour as the scale says.
+        noise: least and most noise, as fractions of the process. Below a half both answers are the pictures that were
+            put in, so nothing holds z, and noise and bleaching add up; above nine tenths the object is not seen.
         weighting: row of the core's weightings; None: the row's.
         space: edit the teacher's latents, or pixels through its encoder.
     """
 
     method: str = "dds"
     steps: int = 40
-    lr: float = 0.1
+    lr: float = 0.4
     guidance_scale: float | None = None
-    noise: tuple[float, float] = (0.05, 0.95)
+    noise: tuple[float, float] = (0.5, 0.9)
     weighting: str | None = None
     space: str = "latents"
 
@@ -124,6 +126,13 @@ def delta_gradient(
     return torch.autograd.grad(out.loss.sum(), leaf)[0]
 
 
+def require_single_views(teacher: DiffusionTeacher) -> None:
+    """Raises UserError: a teacher that draws several views of one object at once knows no single pictures."""
+    count = getattr(teacher, "n_views", 1)
+    if count > 1:
+        raise UserError(f"teacher {teacher.name!r} draws {count} views at once; give one of single pictures")
+
+
 def edit(
     teacher: DiffusionTeacher,
     pictures: Float[Tensor, "B 3 H W"],
@@ -142,8 +151,9 @@ def edit(
         on_step: is given the step, from 1 on, and the size of its gradient; what it raises ends the work.
 
     Raises:
-        UserError: a teacher without prompts, or without an unconditional branch where guidance is not 1.
+        UserError: a teacher without prompts, or of several views at once.
     """
+    require_single_views(teacher)
     method, count = config.row, len(pictures)
     if prompts.target is None or prompts.source is None or not teacher.guidable:
         raise UserError(f"teacher {teacher.name!r} reads no prompts; editing needs a Stable-Diffusion-format teacher")

@@ -29,7 +29,7 @@ from ..core.operators import Operator
 from ..core.ranges import ascending, check, number, or_null, whole
 from ..teachers.contract import Condition, DiffusionTeacher
 from ..teachers.randomness import generator
-from .delta import LAST_RATE
+from .delta import LAST_RATE, require_single_views
 
 FAKE_SCORES = ("conditional", "learned")
 
@@ -186,8 +186,9 @@ def restore(
         on_step: is given the step, from 1 on, and the residual; what it raises ends the work.
 
     Raises:
-        UserError: guidance with a teacher that has no unconditional branch.
+        UserError: guidance with a teacher that has no unconditional branch; a teacher of several views at once.
     """
+    require_single_views(teacher)
     if config.guidance_scale != 1.0 and not teacher.guidable:
         raise UserError(f"guidance_scale={config.guidance_scale}: teacher {teacher.name!r} has no unconditional branch")
     problem = Problem(teacher, measurement, operator, told, config, seeds, on_step)
