@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from uni_instruct_3d import ROOT
 from uni_instruct_3d.pipeline import cli
+from uni_instruct_3d.pipeline.folder import read_progress
 
 SIZES = [
     "trainer.max_steps=10", "trainer.val_check_interval=10", "data.width=32", "data.height=32", "data.batch_size=1",
     "data.eval_width=32", "data.eval_height=32", "data.n_test_views=2", "system.guidance.bank.size=1",
     "system.guidance.bank.steps=1",
 ]  # fmt: skip
+
+
+def at_work(out: Path) -> int:
+    """How many runs are in the middle of their work: one on each machine, if there are two."""
+    seen = [read_progress(path.parent) for path in out.glob("*/progress.json")]
+    return sum(one.state == "running" for one in seen)
 
 
 @pytest.mark.slow
@@ -27,8 +35,8 @@ def test_ten_prompts_twice_over_two_machines_one_of_which_dies(cluster, tmp_path
             "--method", "sds", "--out", str(out), *SIZES]  # fmt: skip
 
     def kill_the_second_machine() -> None:
-        while len(list(out.glob("*/scores.json"))) < 5:
-            time.sleep(0.2)
+        while len(list(out.glob("*/scores.json"))) < 5 or at_work(out) < 2:
+            time.sleep(0.05)
         cluster.remove_node(cluster.second, allow_graceful=False)
 
     killer = threading.Thread(target=kill_the_second_machine, daemon=True)

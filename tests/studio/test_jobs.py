@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 
+import psutil
 import pytest
 
 from uni_instruct_3d.pipeline.folder import held
@@ -30,6 +31,13 @@ def test_as_many_at_a_time_as_there_are_slots_in_the_order_of_asking(queue, work
     queue.step()
     assert [name for name, _, _ in work.started] == names[:3]
     assert states(queue)[names[0]] == "stopped"
+
+
+def test_a_job_leaves_the_page_its_turn(queue, work, make_run):
+    queue.add(make_run("a red mug").folder.name)
+    queue.step()
+    ahead = psutil.Process().nice()
+    assert psutil.Process(work.processes[0].pid).nice() > ahead or ahead == 19
 
 
 def test_a_finished_run_is_scored_once(queue, work, make_run):

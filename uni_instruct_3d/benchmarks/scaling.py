@@ -272,10 +272,15 @@ def plot(table: dict[str, dict], path: Path) -> None:
         good = [(int(value), row) for value, row in curve.items() if value != "unit" and "error" not in row]
         left = figure.add_subplot(lines, columns, index + 1)
         values = [value for value, _ in good]
-        left.plot(values, [row["seconds_per_step"] for _, row in good], "o-", color="#1f5fa8")
+        seconds = [row["seconds_per_step"] for _, row in good]
+        left.plot(values, seconds, "o-", color="#1f5fa8")
         left.set(xscale="log", yscale="log", title=axis, xlabel=curve["unit"])
         left.set_ylabel("seconds per step", color="#1f5fa8")
         left.set_xticks(values, [str(value) for value in values])
+        least, most = min(seconds), max(seconds)
+        left.set_ylim(least / 1.5, 1.5 * max(most, 3 * least))  # what hardly grows looks so
+        left.set_yticks([least, most] if most > 1.3 * least else [least])
+        left.yaxis.set_major_formatter("{x:.2g}")
         left.minorticks_off()
         right = left.twinx()
         right.plot(values, [row["peak_gib"] for _, row in good], "s--", color="#b4532a")
