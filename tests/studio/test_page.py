@@ -204,3 +204,10 @@ def test_one_studio_per_folder_and_mistakes_in_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert cli.main(["--out", str(tmp_path / "file" / "out")]) == 2
     assert f"--out='{tmp_path}/file/out/.studio' cannot be written: Not a directory" in capsys.readouterr().err
+
+
+def test_two_servers_at_the_same_moment():
+    with cli.take_port(None) as one, cli.take_port(None) as other:
+        assert one.getsockname()[1] != other.getsockname()[1]
+        with pytest.raises(ValueError, match="is taken"):
+            cli.take_port(one.getsockname()[1])
