@@ -93,3 +93,9 @@ def test_teacher_runs_are_complete(path):
     assert module.network.label_dim == (10 if path.stem.endswith("-cond") else 0)
     # sigma_data is the spread of the pixels, which is 0.752.
     assert module.network.sigma_data == pytest.approx(float(module.data.images(range(1797)).std()), abs=0.01)
+
+
+def test_shipped_files_and_teachers_are_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = read_config(DistillConfig, ["configs/distill2d/digits-cond.yaml"], [])
+    assert Path(config.teacher).is_file()
