@@ -4,7 +4,8 @@
     python scripts/teacher_report.py --teacher outputs/mine --guidance 7.5 --steps 20
 
 Writes quality.json, quality.md and one grid per class (rows: colours, columns: front, side, back, overhead). A
-multi-view teacher is asked for groups of views: groups.md and groups.png.
+multi-view teacher is asked for groups of views: groups.md, groups.png and, without words for the view,
+groups_matrix_alone.png.
 """
 
 from __future__ import annotations
@@ -75,13 +76,16 @@ def measure_groups(args: argparse.Namespace) -> None:
     """The same for a multi-view teacher, beside the world's own renders of the same groups."""
     teacher = Teacher.load(str(args.teacher), torch.device(args.device), half_precision=args.bf16)
     pipeline, judge = load_pipeline(args.teacher), load_judge(args.judge)
-    rows = asked_groups(shapes_world, teacher.n_views)
-    images = draw_groups(teacher, pipeline, rows, args.guidance, args.steps, args.seed)
-    found = group_quality(judge, shapes_world, rows, images)
-    truth = group_quality(judge, shapes_world, rows, world_groups(rows, images.shape[1]))
-    text = group_table(found, truth)
+    found = {}
+    for name, view_words in {"teacher": True, "teacher, cameras told by the matrix alone": False}.items():
+        rows = asked_groups(shapes_world, teacher.n_views, view_words)
+        images = draw_groups(teacher, pipeline, rows, args.guidance, args.steps, args.seed)
+        found[name] = group_quality(judge, shapes_world, rows, images)
+        grid(images, 4 * teacher.n_views).save(args.out / ("groups.png" if view_words else "groups_matrix_alone.png"))
+    truth = world_groups(rows, images.shape[1])
+    found["the world's renders"] = group_quality(judge, shapes_world, rows, truth)
+    text = group_table(found)
     (args.out / "groups.md").write_text(text, encoding="utf-8")
-    grid(images, 4 * teacher.n_views).save(args.out / "groups.png")
     print(text)
     if args.card:
         insert_table(args.card, text)

@@ -12,7 +12,8 @@ import torch
 from uni_instruct_3d.shapes_world import sampling
 from uni_instruct_3d.shapes_world.render import look_at
 from uni_instruct_3d.shapes_world.vocabulary import VIEWS, view_word
-from uni_instruct_3d.teacher_factory import data
+from uni_instruct_3d.teacher_factory import data, multi_view
+from uni_instruct_3d.teacher_factory.export import load_pipeline
 from uni_instruct_3d.teacher_factory.multi_view import cameras_of, group_index
 from uni_instruct_3d.teacher_factory.presets import PRESETS
 from uni_instruct_guidance.teachers.stable_diffusion.multi_view import CAMERAS
@@ -59,6 +60,44 @@ def test_groups_are_drawn_whole():
     assert (share == torch.arange(400).repeat_interleave(4)).all()
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_a_step_shows(tiny_run, monkeypatch, alone):
+    """Single views of one object share noise, level and silence about the view; views of a group have noises of
+    their own."""
+    seen, preset = {}, PRESETS["tiny"]
+    config = replace(preset.multi_view, single_share=float(alone), unsaid=0.5)
+    renders, words = tiny_run._orbit_renders(), replace(preset.unet, caption_dropout=0.0, noise_word=0.0)
+    zeros = [torch.zeros(len(renders), 4, 8, 8)]
+    source = multi_view.Views(zeros, renders, words, torch.ones(len(renders)), config, config.views)
+
+    def model(noisy, time, tokens, cameras):
+        seen.update(noisy=noisy, time=time, cameras=cameras)
+        return noisy.requires_grad_()
+
+    def take(*args):
+        clean, seen["texts"], cameras = type(source).take(source, *args)
+        return clean, seen["texts"], cameras
+
+    monkeypatch.setattr(source, "take", take)
+    monkeypatch.setattr(multi_view, "attend", lambda unet, views: seen.update(views=views))
+    model.unet = None
+    tokenizer = load_pipeline(tiny_run.multi_view_teacher).tokenizer
+    step = multi_view.multi_view_step(model, tokenizer, source, source, config, words, torch.device("cpu"), False)
+    said = set()
+    for seed in range(6):
+        _, shown = step(torch.Generator().manual_seed(seed), 0)
+        assert seen["views"] == (1 if alone else config.views)
+        assert ("single_mse" in shown) == alone
+        noisy, cameras = seen["noisy"].unflatten(0, (-1, 2)), seen["cameras"].unflatten(0, (-1, 2))
+        assert (seen["time"].unflatten(0, (-1, 2)).diff(dim=1) == 0).all()
+        assert torch.equal(noisy[:, 0], noisy[:, 1]) == alone
+        assert not torch.equal(cameras[:, 0], cameras[:, 1])
+        pairs = [tuple(" view" in text for text in seen["texts"][i : i + 2]) for i in range(0, 8, 2)]
+        assert all(first == second for first, second in pairs)
+        said |= set(pairs)
+    assert said == {(True, True), (False, False)}
+
+
 def test_result_is_a_multi_view_teacher(tiny_run):
     teacher = Teacher.load(str(tiny_run.multi_view_teacher), torch.device("cpu"), half_precision=False)
     assert (teacher.n_views, teacher.view_width) == (2, 16)
@@ -103,7 +142,6 @@ def test_report_of_groups(tiny_run, tmp_path):
     """Groups are drawn whole from their cameras; the world's own renders of them are read as asked by a good judge."""
     from uni_instruct_3d import shapes_world
     from uni_instruct_3d.teacher_factory import group_report as report
-    from uni_instruct_3d.teacher_factory.export import load_pipeline
     from uni_instruct_3d.teacher_factory.factory import JUDGES
     from uni_instruct_3d.teacher_factory.judge import load_judge
 
@@ -120,7 +158,10 @@ def test_report_of_groups(tiny_run, tmp_path):
     assert truth["class"] >= 0.9 and truth["together"] > truth["shuffled"] + 0.2
     found = report.group_quality(judge, shapes_world, rows, images)
     assert found["class"] < 0.5  # a teacher of four steps draws nothing
-    text = report.group_table(found, truth)
+    silent = report.asked_groups(shapes_world, 2, view_words=False)[:6]
+    assert [row["azimuths"] for row in silent] == [row["azimuths"] for row in rows]
+    assert not any(" view" in text for row in silent for text in row["texts"])
+    text = report.group_table({"teacher": found, "the world": truth})
     assert "| teacher |" in text and f"{100 * truth['color']:.1f}" in text
 
 

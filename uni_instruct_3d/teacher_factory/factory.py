@@ -266,13 +266,13 @@ class Factory:
         model = diffusion.Denoiser(unet, pipeline.text_encoder.requires_grad_(False))
         trainer = self._trainer("multi_view", model, config.optim)
         views = []
-        for renders, paths in (
-            (self._orbit_renders(), latents),
-            (self.renders("train"), [self._latents(copy) for copy in self._copies()]),
+        for renders, paths, group in (
+            (self._orbit_renders(), latents, config.views),
+            (self.renders("train"), [self._latents(copy) for copy in self._copies()], self.preset.data.group),
         ):
             encoded = [torch.load(path, weights_only=True) for path in paths]
             weights = diffusion.item_weights(renders, self.world, words)
-            views.append(multi_view.Views(encoded, renders, words, weights, config.camera))
+            views.append(multi_view.Views(encoded, renders, words, weights, config, group))
             del renders  # pictures are many times the size of latents
         step = multi_view.multi_view_step(
             trainer.model, pipeline.tokenizer, *views, config, words, self.device, self.preset.bf16

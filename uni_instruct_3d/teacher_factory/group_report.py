@@ -24,8 +24,11 @@ FIRST_SEED = 900_000
 ELEVATION_DEG, FOVY_DEG, TURNS_DEG = 15.0, 50.0, (0.0, 30.0, 60.0, -30.0)
 
 
-def asked_groups(world, n_views: int) -> list[dict]:
-    """Every class in two colours: prompts and azimuths of a group's views, and the words' numbers."""
+def asked_groups(world, n_views: int, view_words: bool = True) -> list[dict]:
+    """Every class in two colours: prompts and azimuths of a group's views, and the words' numbers.
+
+    ``view_words``: whether prompts say which view they are of; else the matrix alone tells.
+    """
     rows = []
     for c, name in enumerate(world.CLASSES):
         for turn in range(2):
@@ -33,7 +36,8 @@ def asked_groups(world, n_views: int) -> list[dict]:
             first = TURNS_DEG[(c + turn) % len(TURNS_DEG)]
             azimuths = [(first + 360.0 * i / n_views) % 360.0 for i in range(n_views)]
             words = [view(azimuth) for azimuth in azimuths]
-            texts = [world.caption(name, world.COLORS[k], world.PATTERNS[p], word) for word in words]
+            told = words if view_words else [None] * n_views
+            texts = [world.caption(name, world.COLORS[k], world.PATTERNS[p], word) for word in told]
             labels = {"class": c, "color": k, "pattern": p}
             rows.append({"texts": texts, "azimuths": azimuths, "words": words, "name": name, **labels})
     return rows
@@ -101,15 +105,15 @@ def world_groups(rows: list[dict], size: int) -> UInt8[np.ndarray, "n h w 3"]:
     return np.stack(images)
 
 
-def group_table(found: dict[str, float], truth: dict[str, float]) -> str:
-    """Markdown: what the judge reads in the teacher's groups, and in the world's own."""
+def group_table(rows: dict[str, dict[str, float]]) -> str:
+    """Markdown: what the judge reads in the groups of each row."""
     titles = {
         "class": "class %", "color": "colour %", "pattern": "pattern %", "view": "view %", "heading": "heading °",
         "together": "together", "shuffled": "shuffled",
     }  # fmt: skip
     scale = {"together": (1, 2), "shuffled": (1, 2), "heading": (1, 0)}
     lines = ["| | " + " | ".join(titles.values()) + " |", "|---" * (len(titles) + 1) + "|"]
-    for name, row in (("teacher", found), ("the world's renders", truth)):
+    for name, row in rows.items():
         cells = [
             f"{row[key] * scale.get(key, (100, 1))[0]:.{scale.get(key, (100, 1))[1]}f}" if key in row else "–"
             for key in titles
