@@ -16,6 +16,7 @@ from uni_instruct_3d.editing import edit_cli, restore_cli, table_cli
 from uni_instruct_3d.editing.measures import backdrop, quality, silhouette
 from uni_instruct_3d.editing.pictures import read_mask, read_picture
 from uni_instruct_3d.shapes_world import make_instance, render
+from uni_instruct_3d.teacher_factory.judge import built_in_judge
 
 DIGITS = str(ROOT / "load/teachers/digits/cond.safetensors")
 
@@ -262,7 +263,7 @@ def test_ctrl_c_is_one_line(monkeypatch, picture, tmp_path, capsys):
 @pytest.mark.parametrize(("azimuth", "view"), [(0, "front"), (180, "back")])
 def test_the_view_is_read_where_the_prompts_name_none(azimuth, view):
     pixels = render(make_instance("chair", "red", "plain", 0), azimuth, 15, size=64)["image"]
-    seen, judge = torch.from_numpy(pixels).permute(2, 0, 1), edit_cli._judge()
+    seen, judge = torch.from_numpy(pixels).permute(2, 0, 1), built_in_judge()
     given = ["x.png", "--from", "a red chair", "--to", "a blue chair"]
     assert edit_cli._view_of(judge, seen, edit_cli.make_parser().parse_args(given)) == f", {view} view"
     named = edit_cli.make_parser().parse_args([*given, "--from", "a red chair, side view"])

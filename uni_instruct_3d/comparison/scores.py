@@ -17,15 +17,13 @@ from uni_instruct_guidance.scoring.protocols import Protocol, get_protocol, ring
 from uni_instruct_guidance.scoring.sources import Views as Pictures
 from uni_instruct_guidance.scoring.summary import Scorers, summarise
 
-from .. import ROOT
 from ..pipeline.checks import SOLID, half_transparent, of_surface
-from ..teacher_factory import load_judge
+from ..teacher_factory.judge import built_in_judge
 from ..world_metrics import Asked, GroundTruth, Ring, asked_by, silhouette_iou
 from .assets import Asset
 from .matrix import Plan
 from .rungs import RUNGS
 
-JUDGE = ROOT / "load" / "judge" / "shapes.safetensors"
 #: Behind the objects when the judge looks: within the greys of the world's own renders.
 GREY = (0.9, 0.9, 0.9)
 #: Azimuths of the pictures on the page, degrees.
@@ -53,7 +51,7 @@ def make_scorers(clip: str, pretrained: str | None, aesthetic: str | None, promp
 @lru_cache(maxsize=1)
 def ground_truth() -> GroundTruth:
     """One per process."""
-    return GroundTruth(load_judge(JUDGE))
+    return GroundTruth(built_in_judge())
 
 
 def asked_or_none(prompt: str) -> Asked | None:

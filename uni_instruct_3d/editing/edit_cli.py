@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from .. import ROOT
 from ..command import COUNT, POSITIVE, SCALE, SEED, device, run_command
 from ..help import Help
+from . import BUILTIN
 
-BUILTIN = "load/teachers/shapes"
 NAME = "edit"
 
 
@@ -66,11 +65,12 @@ def _edit(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from uni_instruct_guidance.core.errors import UserError, require_writable
-    from uni_instruct_guidance.editing.delta import EditConfig, Prompts, edit
+    from uni_instruct_guidance.editing.delta import EDITORS, EditConfig, Prompts, edit
     from uni_instruct_guidance.teachers.opening import open_teacher
     from uni_instruct_guidance.teachers.stable_diffusion.text import PromptConditions
 
     from ..pipeline.stages import slug
+    from ..teacher_factory.judge import built_in_judge
     from .pictures import read_mask, read_picture
     from .results import Entry, print_results, write_results
 
@@ -90,7 +90,7 @@ def _edit(args: argparse.Namespace) -> None:
     mask = None if args.mask is None else read_mask(args.mask, before, teacher.image_size)
     folder = args.out or Path("outputs") / "edit" / f"{slug(args.picture.stem)}-{slug(args.target)}"
     require_writable("--out", folder)
-    judge = _judge() if args.teacher == BUILTIN else None
+    judge = built_in_judge() if args.teacher == BUILTIN else None
     view = "" if judge is None else _view_of(judge, before.pixels, args)
     told = [args.source + view, args.target + view]
     notes = [f"{args.picture.name}: {note}" for note in before.notes] + _unknown(args)
@@ -105,9 +105,9 @@ def _edit(args: argparse.Namespace) -> None:
     pictures = before.pixels.to(args.device).expand(len(seeds), -1, -1, -1)
     masks = None if mask is None else mask.to(args.device).expand(len(seeds), -1, -1, -1)
     entries, facts = [Entry("before", args.source, before.pixels)], {}
-    others = [name for name in ("dds", "sds") if name != config.method] if args.compare else []
+    others = [name for name in EDITORS if name != config.method] if args.compare else []
     for method in [config.method, *others]:
-        chosen, start = EditConfig(**{**asdict(config), "method": method}), time.monotonic()
+        chosen, start = replace(config, method=method), time.monotonic()
         with tqdm(total=config.steps, desc=method, leave=False) as bar:
             done = edit(teacher, pictures, prompts, chosen, seeds, masks, lambda *_: bar.update())
         seconds = time.monotonic() - start
@@ -133,13 +133,6 @@ def _unknown(args: argparse.Namespace) -> list[str]:
 
     unknown = {**unknown_words(args.source), **unknown_words(args.target)}
     return [f"the teacher does not know: {', '.join(unknown)}; text_to_3d.py --list-words"] if unknown else []
-
-
-def _judge():
-    """What reads pictures of the built-in teacher's world."""
-    from ..teacher_factory.judge import load_judge
-
-    return load_judge(ROOT / "load" / "judge" / "shapes.safetensors")
 
 
 def _read(judge, picture, head: str) -> str:

@@ -21,8 +21,8 @@ from typing import Any
 
 from ..command import COUNT, INDEX, POSITIVE, SCALE, SEED, device, run_command
 from ..help import Help
+from . import BUILTIN
 
-BUILTIN = "load/teachers/shapes"
 NAME = "restore"
 #: Option of the command -> option of an operator.
 OPERATOR_OPTIONS = ("missing", "factor", "blur", "cut", "share")

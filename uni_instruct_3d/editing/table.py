@@ -9,7 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from uni_instruct_guidance.teachers.stable_diffusion.text import PromptCondition
 
 from .. import ROOT
 from .. import shapes_world as world
-from ..teacher_factory.judge import load_judge
+from ..teacher_factory.judge import built_in_judge
 from ..world_metrics.shape import silhouette_iou
+from . import BUILTIN
 from .edit_cli import GUIDANCE
 from .measures import backdrop, quality, silhouette
 from .pictures import save_strip
@@ -36,7 +37,7 @@ from .pictures import save_strip
 PIECE = 10
 #: Seeds of the world's endless data set that no training and no tuning used.
 EDIT_SEED, RESTORE_SEED = 90_019, 90_023
-SHAPES, DIGITS = "load/teachers/shapes", "load/teachers/digits/uncond.safetensors"
+DIGITS = "load/teachers/digits/uncond.safetensors"
 CPU = torch.device("cpu")
 
 #: Row -> operator, its options and the noise of the measurement.
@@ -94,9 +95,6 @@ def markdown(rows: Iterable[tuple[Cell, Sequence[dict[str, float]]]]) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    values = [value for value in values if value is not None]
-    if not values:
-        return "–"
     mean = f"{statistics.mean(values):.3g}"
     if len(set(values)) == 1:
         return mean
@@ -108,12 +106,7 @@ def _mean(values: Sequence[float]) -> str:
 
 @cache
 def _shapes():
-    return open_teacher(SHAPES, CPU)
-
-
-@cache
-def _judge():
-    return load_judge(ROOT / "load" / "judge" / "shapes.safetensors")
+    return open_teacher(BUILTIN, CPU)
 
 
 @cache
@@ -146,7 +139,7 @@ def _edited(cell: Cell, first: int, out: Path) -> list[dict[str, float]]:
     save_strip(out / f"{cell.name}-{first}.png", [*before, *done.pictures], least=64)
 
     after = done.pictures.permute(0, 2, 3, 1)
-    verdict = {head: logits.argmax(1).tolist() for head, logits in _judge()(after).items()}
+    verdict = {head: logits.argmax(1).tolist() for head, logits in built_in_judge()(after).items()}
     found = []
     for place, row in enumerate(rows):
         original, shown = items["image"][row] / 255.0, items["foreground"][row] / 255.0
@@ -196,7 +189,7 @@ def _problem(what: str, first: int):
 
 
 def _read_world(found: Tensor) -> Tensor:
-    return _judge()(found.permute(0, 2, 3, 1))["class"].argmax(1)
+    return built_in_judge()(found.permute(0, 2, 3, 1))["class"].argmax(1)
 
 
 def _restored(cell: Cell, first: int, out: Path) -> list[dict[str, float]]:
@@ -206,7 +199,7 @@ def _restored(cell: Cell, first: int, out: Path) -> list[dict[str, float]]:
     measurement = operator.forward(2 * truth - 1)
     drawn = torch.randn(measurement.shape, generator=torch.Generator().manual_seed(2 + first))
     measurement = measurement + noise * drawn
-    config = replace(RestoreConfig(cell.method, cell.steps, sigma_y=noise), **TUNED.get((cell.what, cell.method), {}))
+    config = RestoreConfig(cell.method, cell.steps, sigma_y=noise)
     start = time.process_time()
     done = restore(teacher, measurement, operator, told, config, list(range(first, first + PIECE)))
     seconds = (time.process_time() - start) / PIECE
@@ -218,7 +211,3 @@ def _restored(cell: Cell, first: int, out: Path) -> list[dict[str, float]]:
     columns = {"PSNR": psnr, "SSIM": ssim, "residual": gap, "class kept": kept}
     fixed = {"calls": float(done.calls), "differentiated": float(done.backward), "CPU seconds": seconds}
     return [{key: float(value[row]) for key, value in columns.items()} | fixed for row in range(PIECE)]
-
-
-#: What was tuned on other pictures of the same kind (world: seed 555; digits: the classifier's training part).
-TUNED: dict[tuple[str, str], dict[str, Any]] = {}

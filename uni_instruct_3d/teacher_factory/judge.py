@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from uni_instruct_guidance.core.camera_words import AZIMUTHS, STEP, camera_bins
 
+from .. import ROOT
 from .data import Renders, World
 from .export import save_weights
 from .presets import JudgeConfig
@@ -102,6 +104,12 @@ def load_judge(path: str | Path) -> Judge:
     state.update({key: value.long() for key, value in state.items() if key.endswith("num_batches_tracked")})
     model.load_state_dict(state)
     return model.eval()
+
+
+@cache
+def built_in_judge() -> Judge:
+    """What reads pictures of the built-in world; loaded once."""
+    return load_judge(ROOT / "load" / "judge" / "shapes.safetensors")
 
 
 def save_judge(model: Judge, path: Path) -> None:

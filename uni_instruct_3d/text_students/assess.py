@@ -17,9 +17,8 @@ from uni_instruct_guidance.distill2d.metrics import Moments, frechet_distance
 from uni_instruct_guidance.scoring.clip import ClipScorer, diversity
 from uni_instruct_guidance.teachers.stable_diffusion.teacher import pick_dtype
 
-from .. import ROOT
 from .. import shapes_world as world
-from ..teacher_factory.judge import HEADS, Judge, load_judge
+from ..teacher_factory.judge import HEADS, Judge, built_in_judge
 
 Draw = Callable[[list[str], int], UInt8[np.ndarray, "n h w 3"]]  # prompts, seed of the noise
 
@@ -109,7 +108,7 @@ def accuracies(judge: Judge, verdicts: dict[str, np.ndarray], questions: Questio
 
 def assess(draw: Draw, questions: Questions, assessment: Assessment) -> dict[str, float]:
     """Every figure of one model: accuracies, `fd` to the world's pictures, `clip` (cosine × 100), the rest as named."""
-    judge, clip = load_judge(ROOT / "load" / "judge" / "shapes.safetensors"), ClipScorer()
+    judge, clip = built_in_judge(), ClipScorer()
     start, images = time.perf_counter(), []
     for first in range(0, len(questions.captions), assessment.batch):
         images.append(draw(questions.captions[first : first + assessment.batch], assessment.seed + first))

@@ -42,6 +42,14 @@ def are_orbits(elevation: Tensor, azimuth: Tensor, n: int) -> bool:
     return bool((off < SLACK).all() and ((above - above[:, :1]).abs() < SLACK).all())
 
 
+def lens(distance: Tensor, fovy_deg: Tensor, zoom: Tensor, relative: bool) -> tuple[Tensor, Tensor]:
+    """Distances and vertical fields of view (radians) [G] of what was drawn: `relative` distances are in units of
+    1/tan(fovy/2); `zoom` is a factor on the field of view once the distance is fixed."""
+    fovy = torch.deg2rad(fovy_deg)
+    distance = distance / torch.tan(0.5 * fovy) if relative else distance
+    return distance, fovy * zoom
+
+
 def cartesian(elevation: Tensor, azimuth: Tensor, distance: Tensor) -> Tensor:
     """Positions [B, 3] from degrees and distances [B]."""
     above, around = torch.deg2rad(elevation), torch.deg2rad(azimuth)

@@ -29,7 +29,7 @@ from threestudio.utils.misc import get_rank
 from threestudio.utils.ops import get_mvp_matrix, get_projection_matrix, get_rays
 
 from ..core.errors import UserError, choose
-from ..core.orbits import cartesian, elevations, look_at, orbit_azimuths, turned
+from ..core.orbits import cartesian, elevations, lens, look_at, orbit_azimuths, turned
 from ..teachers.randomness import generator
 
 NEAR, FAR = 0.01, 100.0
@@ -118,11 +118,8 @@ class RandomMultiviewCameraIterableDataset(RandomCameraIterableDataset):
         if cfg.batch_uniform_azimuth:  # one equal slice per group
             share = (share + torch.arange(groups)) / groups
         azimuth = share * (self.azimuth_range[1] - self.azimuth_range[0]) + self.azimuth_range[0]
-        fovy = torch.deg2rad(uniform(*cfg.fovy_range))
-        distance = uniform(*cfg.camera_distance_range)
-        if cfg.relative_radius:
-            distance = distance / torch.tan(0.5 * fovy)
-        fovy = fovy * uniform(*cfg.zoom_range)
+        fovy_deg, distance, zoom = (uniform(*r) for r in (cfg.fovy_range, cfg.camera_distance_range, cfg.zoom_range))
+        distance, fovy = lens(distance, fovy_deg, zoom, cfg.relative_radius)
 
         position = cartesian(elevation, azimuth, distance)
         position = position + uniform(-cfg.camera_perturb, cfg.camera_perturb, groups, 3)

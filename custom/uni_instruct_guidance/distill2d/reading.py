@@ -10,17 +10,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from ..core.files import found
 from ..core.ranges import shown
 
 Config = TypeVar("Config")
-#: Where relative paths of shipped configurations lie when the working folder has none of that name.
-PROJECT = Path(__file__).resolve().parents[3]
-
-
-def found(path: str) -> str:
-    """A path as it is, or the project's own of that name where the working folder has none."""
-    own = PROJECT / path
-    return str(own) if not Path(path).exists() and not Path(path).is_absolute() and own.exists() else path
 
 
 def read_config(kind: type[Config], files: Iterable[str | Path] = (), overrides: Iterable[str] = ()) -> Config:
@@ -33,7 +26,7 @@ def read_config(kind: type[Config], files: Iterable[str | Path] = (), overrides:
     Raises:
         ValueError: unreadable file, unknown key (with the keys there are) or a value of the wrong kind; one line.
     """
-    layers = [(f"--config {file}", _read_yaml(Path(found(str(file))))) for file in files]
+    layers = [(f"--config {file}", _read_yaml(found(file))) for file in files]
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key:
@@ -55,7 +48,7 @@ def read_config(kind: type[Config], files: Iterable[str | Path] = (), overrides:
     except OmegaConfBaseException as error:
         raise ValueError(_one_line(error)) from error
     if getattr(config, "teacher", None):
-        config.teacher = found(config.teacher)
+        config.teacher = str(found(config.teacher))
     config.check()
     return config
 

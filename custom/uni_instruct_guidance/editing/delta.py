@@ -159,7 +159,7 @@ def edit(
         raise UserError(f"teacher {teacher.name!r} reads no prompts; editing needs a Stable-Diffusion-format teacher")
     if mask is not None:
         require_shape("mask", mask, (count, 1, *pictures.shape[2:]))
-    reference = _encoded(teacher, pictures, seeds)
+    reference = encoded(teacher, pictures, seeds)
     in_pixels = config.space == "pixels"
     # a latent may change where any of its pixels may
     part = None if mask is None else mask if in_pixels else F.adaptive_max_pool2d(mask, reference.shape[-2:])
@@ -168,7 +168,7 @@ def edit(
     for step in range(config.steps):
         eps, t = _drawn(teacher, sampler, reference.shape[1:], seeds, step, x.device)
         leaf = x.requires_grad_(in_pixels)
-        z = _encoded(teacher, leaf, seeds) if in_pixels else leaf
+        z = encoded(teacher, leaf, seeds) if in_pixels else leaf
         grad = delta_gradient(teacher, method, z, reference, eps, t, prompts)
         size = float(grad.square().mean().sqrt())
         if in_pixels:
@@ -193,8 +193,8 @@ def _redrawn(teacher: DiffusionTeacher, pictures: Tensor, before: Tensor, after:
     return (pictures + teacher.decode(after) - teacher.decode(before)).clamp(0, 1)
 
 
-def _encoded(teacher: DiffusionTeacher, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Latents, each with an encoder's draw of its own seed."""
+def encoded(teacher: DiffusionTeacher, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Pictures in 0..1 as samples of the teacher, each with an encoder's draw of its own seed."""
     return torch.cat(
         [
             teacher.encode(picture[None], generator(seed, 0, "encoder", device=pictures.device))

@@ -29,7 +29,7 @@ from ..core.operators import Operator
 from ..core.ranges import ascending, check, number, or_null, whole
 from ..teachers.contract import Condition, DiffusionTeacher
 from ..teachers.randomness import generator
-from .delta import LAST_RATE, require_single_views
+from .delta import LAST_RATE, encoded, require_single_views
 
 FAKE_SCORES = ("conditional", "learned")
 
@@ -137,10 +137,7 @@ class Problem:
     def start(self) -> Tensor:
         """A⁺y as a sample [B, C, h, w]."""
         picture = self.operator.pseudo_inverse(self.measurement) / 2 + 0.5
-        draws = [generator(seed, 0, "encoder", device=picture.device) for seed in self.seeds]
-        return torch.cat(
-            [self.teacher.encode(one[None], draw) for one, draw in zip(picture.clamp(0, 1), draws)]
-        ).detach()  # fmt: skip
+        return encoded(self.teacher, picture.clamp(0, 1), self.seeds).detach()
 
     def noise(self, step: int, shape: Sequence[int], purpose: str = "noise") -> Tensor:
         """Unit normal [B, *shape]."""

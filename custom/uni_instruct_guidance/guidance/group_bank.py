@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.orbits import cartesian, elevations, look_at, orbit_azimuths, turned
+from ..core.orbits import cartesian, elevations, lens, look_at, orbit_azimuths, turned
 from ..teachers.contract import Conditions
 from ..teachers.fingerprint import of_tensors
 from ..teachers.randomness import generator
@@ -85,14 +85,12 @@ class GroupBank(LatentBank):
 def orbits(cfg: BankConfig, n: int, random: torch.Generator) -> dict[str, Tensor]:
     """Cameras of groups around the origin; elevations half even in the angle, half on the sphere."""
     groups = cfg.size
-    share, lens = torch.rand(3, groups, generator=random), torch.rand(3, groups, generator=random)
+    share, glass = torch.rand(3, groups, generator=random), torch.rand(3, groups, generator=random)
     above = elevations(share[0], *cfg.elevation_range, share[1] < 0.5)
     around = share[2] * 360.0 - 180.0
     ranges = (cfg.camera_distance_range, cfg.fovy_range, cfg.zoom_range)
-    distance, fovy, zoom = (low + x * (high - low) for x, (low, high) in zip(lens, ranges))
-    fovy = torch.deg2rad(fovy)
-    distance = distance / torch.tan(0.5 * fovy) if cfg.relative_radius else distance
-    fovy = fovy * zoom
+    distance, fovy_deg, zoom = (low + x * (high - low) for x, (low, high) in zip(glass, ranges))
+    distance, fovy = lens(distance, fovy_deg, zoom, cfg.relative_radius)
     position = cartesian(above, around, distance)
     up = torch.tensor([0.0, 0.0, 1.0]).expand(groups, 3)
     return {

@@ -52,15 +52,10 @@ def whole_groups(cameras: dict, n: int, teacher: str) -> tuple[dict[str, Tensor]
     if n == 1:
         return cameras, slice(None)
     elevation, azimuth = cameras["elevation"], cameras["azimuth"]
-    if cameras.get("c2w") is None or are_orbits(elevation, azimuth, n):
+    told = {key: cameras[key] for key in READ if cameras.get(key) is not None}
+    if "c2w" not in told or are_orbits(elevation, azimuth, n):
         check_views(cameras, n, teacher)
-        return {key: cameras[key] for key in READ if cameras.get(key) is not None}, slice(None)
-    around = {
-        "elevation": elevation.repeat_interleave(n),
-        "azimuth": orbit_azimuths(azimuth, n),
-        "camera_distances": cameras["camera_distances"].repeat_interleave(n),
-        "c2w": turned(cameras["c2w"], n),
-    }
-    if cameras.get("fovy") is not None:
-        around["fovy"] = cameras["fovy"].repeat_interleave(n)
+        return told, slice(None)
+    around = {key: value.repeat_interleave(n, 0) for key, value in told.items()}
+    around |= {"azimuth": orbit_azimuths(azimuth, n), "c2w": turned(cameras["c2w"], n)}
     return around, torch.arange(len(elevation), device=elevation.device) * n
