@@ -130,6 +130,7 @@ def carry_out(
     _quiet(verbose)
     progress = Progress()
     cfg, new_trial = None, False
+    threads = torch.get_num_threads()
     try:
         with stopping_at_once(), contextlib.ExitStack() as hold:
             if cpu:
@@ -156,6 +157,8 @@ def carry_out(
         if verbose or not _users_to_mend(error, progress.stepped):
             raise error
         raise UserError(_one_line(error, None if cfg is None else cfg.trial_dir)) from error
+    finally:
+        torch.set_num_threads(threads)  # a guidance may have shared them out
     threestudio.info(f"results: {cfg.trial_dir}")
 
 

@@ -36,6 +36,7 @@ def build(tiny_teacher, tiny_multi_view, tmp_path):
         fixed = {
             "pretrained_model_name_or_path": str(tiny_multi_view if groups else tiny_teacher),
             "half_precision_weights": False, "guidance_scale": 7.5,
+            "side_by_side": False,  # as many threads in every operator
             "bank": {"size": 2, "steps": 2}, "bank_dir": str(tmp_path / "bank"),
         }  # fmt: skip
         torch.manual_seed(0)

@@ -149,12 +149,12 @@ class Scene:
         return {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in batch.items()}
 
     def guidance(self, **changes) -> Any:
-        """The configuration's, without its warm-up and with changes."""
+        """The configuration's, without its warm-up and with changes. One thing after the other: clocks look at one."""
         from omegaconf import OmegaConf
 
         import threestudio
 
-        block = OmegaConf.merge(self.cfg.system.guidance, {"warmup": {"steps": 0}}, changes)
+        block = OmegaConf.merge(self.cfg.system.guidance, {"warmup": {"steps": 0}, "side_by_side": False}, changes)
         return threestudio.find(self.cfg.system.guidance_type)(block)
 
     def optimizer(self, guidance) -> torch.optim.Optimizer:

@@ -136,6 +136,7 @@ class GuidanceFields(MethodFields):
     warmup, fake_score, discriminator, bank, gradient_size, memory: blocks; see WarmupConfig, FakeScoreConfig,
         DiscriminatorConfig, BankConfig, GradientConfig, MemoryConfig.
     bank_dir: where teacher samples are kept.
+    side_by_side: on a CPU with several threads, passes and ways back that need not wait for each other run at once.
     with_reference: the system gives pictures and prompts of an untouched asset (method dds).
     max_rejected_steps: stop after this many steps in a row in which no sample of the batch was finite.
     reward: for `auxiliary.reward`: clip | aesthetic | FILE.py:FUNCTION; or the options of `reward_type`, which takes
@@ -158,6 +159,7 @@ class GuidanceFields(MethodFields):
     bank_dir: str = ".threestudio_cache/teacher_samples"
     gradient_size: dict = field(default_factory=dict)
     memory: dict = field(default_factory=dict)
+    side_by_side: bool = True
     with_reference: bool = False
     max_rejected_steps: int = 20
     reward_type: str = ""

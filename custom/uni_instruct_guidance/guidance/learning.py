@@ -142,6 +142,11 @@ class LearningLosses:
             errors.append(self._error(x0, at.times, x0_fake, reference))
         return torch.cat(errors).mean()
 
+    def noised_real(self, real: Real, at: Noised) -> tuple[Tensor, Condition]:
+        """Teacher samples diffused to the noise levels of renderings [B, C, h, w], and their condition."""
+        clean = self.groups.fold(real.latents)
+        return self.groups.split(self.process.diffuse(clean, torch.randn_like(clean), at.times.t)), real.condition
+
     def _error(self, x0: Tensor, times: TimeSample, x0_fake: Tensor, reference: Tensor | None) -> Tensor:
         """Of samples x0 [G, n·C, h, w]; networks answered in rows."""
         if self.train_scale != 1.0:
@@ -159,16 +164,14 @@ class LearningLosses:
     ) -> Tensor:
         """Cross-entropy of diffused teacher samples against diffused renderings at the same noise levels (Eq. A.49)."""
         train_backbone, groups = self.networks.head_cfg.train_backbone, self.groups
-        at = noised(self.process, groups.fold(latents), sampler, groups) if shared is None else shared.at
-        clean = groups.fold(real.latents)
-        noisy_real = groups.split(self.process.diffuse(clean, torch.randn_like(clean), at.times.t))
         if shared is None:
+            at = noised(self.process, groups.fold(latents), sampler, groups)
+            noisy_real, _ = self.noised_real(real, at)
             x_t, both = torch.cat([noisy_real, at.x_t]), joined(real.condition, condition)
             logits = self.networks.logit(x_t, torch.cat([at.t] * 2), both, encoder_gradient=train_backbone).chunk(2)
         else:
             seen = shared.learned.features
             if not train_backbone:
                 seen = {name: feature.detach() for name, feature in seen.items()}
-            of_real = self.networks.logit(noisy_real, at.t, real.condition, encoder_gradient=train_backbone)
-            logits = of_real, self.networks.head(seen)
+            logits = shared.learned.real_logit(), self.networks.head(seen)
         return discriminator_loss(*map(groups.mean, logits)).mean()

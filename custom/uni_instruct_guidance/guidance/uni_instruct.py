@@ -33,6 +33,7 @@ from ..core.groups import Groups
 from ..core.ranges import check
 from ..core.ratio import RatioWarmup, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
+from ..teachers.beside import Beside
 from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.memory import save_memory
 from ..teachers.stable_diffusion.networks import Condition, Networks
@@ -111,12 +112,14 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
             self.cfg.cache_dir,
         )
         self.groups = Groups(self.teacher.n_views)
+        self.beside = Beside(self.cfg.side_by_side and self.method.learns_fake_score, self.device)
         self.networks = Networks(
             self.teacher,
             self.method.fake_score if self.method.learns_fake_score else None,
             self.blocks.fake_score,
             self.method.needs_discriminator,
             self.blocks.discriminator,
+            self.beside,
         )
         save_memory(self.blocks.memory, self.teacher, None if self.networks.fake is None else self.networks.fake.unet)
         self.learning = LearningLosses(self.networks, self.teacher.process)
@@ -205,15 +208,15 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
         check_views(cameras, self.groups.n, self.teacher.name)
         condition = self._condition(prompt_utils, cameras)
         image = rgb.permute(0, 3, 1, 2)
-        beside = None
+        untouched = None
         if reference is not None:
             with torch.random.fork_rng(devices=[image.device] if image.device.type == "cuda" else []), torch.no_grad():
                 # the very noise that the encoder draws for the other picture
-                untouched = self._latents(reference[0].permute(0, 3, 1, 2), rgb_as_latents)
-            beside = (untouched, self._condition(reference[1], cameras))
+                as_it_was = self._latents(reference[0].permute(0, 3, 1, 2), rgb_as_latents)
+            untouched = (as_it_was, self._condition(reference[1], cameras))
         latents = self._latents(image, rgb_as_latents)
         real = self._real(prompt_utils, cameras, condition)
-        losses, grad, log = self._one_step(latents.detach(), real, condition, beside)
+        losses, grad, log = self._one_step(latents.detach(), real, condition, untouched)
         self.rejections.count(int(log["rejected"]), self.groups.count(len(latents)), self.step)
         losses["loss_uni_instruct"] = (latents * grad).sum() / len(latents)
         weight = 0.0 if self.in_warmup else self.current.auxiliary.get("reward", 0.0)
@@ -278,7 +281,7 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
         return Real(latents, self._condition(prompt_utils, where))
 
     def _one_step(
-        self, latents: Tensor, real: Real | None, condition: Condition, beside: Untouched | None
+        self, latents: Tensor, real: Real | None, condition: Condition, untouched: Untouched | None
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """Losses of what learns, the method's gradient in the latents, diagnostics.
 
@@ -296,19 +299,26 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
             self.inner_step(sum(self.learning(latents, real, condition, self.sampler, drop_camera).values()))
         drop_camera = self.learning.drops_camera()
         if self.learning.shares(self.step) and not drop_camera:
-            grad, log, shared = self._gradient(latents, condition, record=True)
-            return self.learning(latents, real, condition, self.sampler, shared=shared), grad, log
-        losses = self.learning(latents, real, condition, self.sampler, drop_camera)
-        grad, log, _ = self._gradient(latents, condition, beside=beside)
-        return losses, grad, log
+            grad, log, shared = self._gradient(latents, condition, record=True, real=real)
+            losses = self.learning(latents, real, condition, self.sampler, shared=shared)
+        else:
+            losses = self.learning(latents, real, condition, self.sampler, drop_camera)
+            grad, log, _ = self._gradient(latents, condition, untouched=untouched)
+        return self.beside.losses(losses), grad, log
 
     def _updates(self) -> int:
         return self.blocks.fake_score.updates_per_step or self.method.fake_updates
 
     def _gradient(
-        self, latents: Tensor, condition: Condition, record: bool = False, beside: Untouched | None = None
+        self,
+        latents: Tensor,
+        condition: Condition,
+        record: bool = False,
+        untouched: Untouched | None = None,
+        real: Real | None = None,
     ) -> tuple[Tensor, dict[str, Tensor], SharedPass | None]:
-        """The method's gradient in the latents [B, C, h, w], diagnostics, and with `record` the pass itself."""
+        """The method's gradient in the latents [B, C, h, w], diagnostics, and with `record` the pass itself, with
+        `real` in it."""
         method = self.current
         estimator = self.ratio_warmup.in_force(method.objective, self.step)
         ratio_ready = not self.in_warmup and self.ratio_warmup.factor(self.step) > 0
@@ -334,9 +344,10 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
                 use_fake=method.learns_fake_score,
                 record=record,
                 record_reference=record and self.learning.train_scale != 1.0,
+                real=None if real is None else self.learning.noised_real(real, at),
             )
             if method.fake_score == "teacher_reference":
-                answer.x0_fake = self._reference_score(latents, at, beside)
+                answer.x0_fake = self._reference_score(latents, at, untouched)
             logit = None if answer.logit is None else groups.mean(answer.logit)
             x0_teacher = groups.fold(answer.x0_teacher)
             x0_fake = x0.detach() if answer.x0_fake is None else groups.fold(answer.x0_fake)
@@ -383,11 +394,11 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
         return grad, log, SharedPass(at, answer.learned) if record else None
 
     @torch.no_grad()
-    def _reference_score(self, x0: Tensor, at: Noised, beside: Untouched | None) -> Tensor:
+    def _reference_score(self, x0: Tensor, at: Noised, untouched: Untouched | None) -> Tensor:
         """The teacher's answer to the untouched asset at the same ε and t, its own prompt, the same guidance."""
-        if beside is None:
+        if untouched is None:
             raise ValueError(f"system.guidance.method={self.cfg.method!r} needs system.reference, a finished asset")
-        latents, condition = beside
+        latents, condition = untouched
         alpha = per_sample(self.teacher.process.alpha(at.t), x0)
         answer = self.networks.answer(
             at.x_t + alpha * (latents - x0),  # the very ε of x_t

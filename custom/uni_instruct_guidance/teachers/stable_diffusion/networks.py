@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...core import classifier_free, perpendicular_negative, rescale_guidance
 from ...core.groups import Groups
+from ..beside import Beside
 from ..discriminator import RANGES, DiscriminatorConfig, DiscriminatorHead
 from .fake_score import FakeScore, FakeScoreConfig
 from .teacher import Teacher
@@ -53,11 +54,13 @@ class Learned:
         x0_fake: [B, C, h, w] with the graph to the fake score's weights, before any guidance of its own.
         x0_reference: what that guidance is measured against (None: not asked for).
         features: of the discriminator's backbone, as they are in that graph.
+        real_logit: waits for the discriminator's answer [B'] to the teacher's samples (None: none were given).
     """
 
     x0_fake: Tensor
     x0_reference: Tensor | None
     features: dict[str, Tensor]
+    real_logit: Callable[[], Tensor] | None = None
 
 
 @dataclass
@@ -77,6 +80,7 @@ class Networks(nn.Module):
     Args:
         fake_kind: lora | full | None.
         with_head: whether a discriminator is needed.
+        beside: takes passes that need not wait for each other (None: one after the other).
     """
 
     def __init__(
@@ -86,9 +90,11 @@ class Networks(nn.Module):
         fake_cfg: FakeScoreConfig,
         with_head: bool,
         head_cfg: DiscriminatorConfig,
+        beside: Beside | None = None,
     ) -> None:
         super().__init__()
         self.teacher, self.head_cfg = teacher, head_cfg
+        self.beside = beside or Beside(False, teacher.device)
         self.fake = FakeScore(_base(teacher, fake_cfg), fake_kind, fake_cfg) if fake_kind else None
         self.head = None
         if with_head:
@@ -121,34 +127,43 @@ class Networks(nn.Module):
         use_fake: bool = True,
         record: bool = False,
         record_reference: bool = False,
+        real: tuple[Tensor, Condition] | None = None,
     ) -> Answer:
         """One pass of each network. Gradients to x_t flow through the scores if `with_jacobian`, and through the logit
         if `with_logit_gradient`; what needs none runs without autograd. With `record` the fake score's pass also keeps
-        the graph to its weights (`Answer.learned`), with `record_reference` that of its guidance's reference too."""
+        the graph to its weights (`Answer.learned`), with `record_reference` that of its guidance's reference too; with
+        `real`, diffused teacher samples and their condition, the discriminator is asked about them at the same t."""
         wanted = with_logit or (record and self.head is not None)
         names = list(self.head_cfg.features) if wanted else []
         of_fake = self.head_cfg.backbone == "fake"
         ask_fake = self.fake is not None and (use_fake or record)
-        with _grad(with_jacobian or (with_logit_gradient and not of_fake)):
-            x0_teacher, features = self._ask_teacher(
-                x_t, t, condition, guidance_scale, guidance_rescale, [] if of_fake else names
-            )
-        x0_fake = learned = None
+
+        def ask_teacher() -> tuple[Tensor, dict[str, Tensor]]:
+            with _grad(with_jacobian or (with_logit_gradient and not of_fake)):
+                return self._ask_teacher(x_t, t, condition, guidance_scale, guidance_rescale, [] if of_fake else names)
+
+        teacher = self.beside.start(ask_teacher)
+        real_logit = None
+        if real is not None:
+            train = self.head_cfg.train_backbone
+            real_logit = self.beside.start(lambda: self.logit(real[0], t, real[1], encoder_gradient=train))
+        x0_fake = learned = reference = None
         if ask_fake:
             to_x_t = with_jacobian or (with_logit_gradient and of_fake)
             seen = x_t if to_x_t else x_t.detach()
             with _grad(to_x_t or record):
                 x0_own, own = self.fake(seen, t, condition.fake_text, condition.fake_camera, names if of_fake else [])
-            features = own if of_fake else features
             guided = use_fake and fake_guidance_scale != 1.0
-            reference = None
             if guided or record_reference:
                 with _grad(with_jacobian or record_reference):
                     reference = self.fake_reference(seen, t, condition)
             if use_fake:
                 x0_fake = classifier_free(x0_own, reference, fake_guidance_scale) if guided else x0_own
                 x0_fake = x0_fake if with_jacobian else x0_fake.detach()
-            learned = Learned(x0_own, reference, features) if record else None
+        x0_teacher, features = teacher()
+        if ask_fake:
+            features = own if of_fake else features
+            learned = Learned(x0_own, reference, features, real_logit) if record else None
         logit = None
         if with_logit and of_fake and not ask_fake:
             logit = self.logit(x_t, t, condition, encoder_gradient=with_logit_gradient)

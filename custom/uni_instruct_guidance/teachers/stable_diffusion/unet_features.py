@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager, suppress
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def feature_channels(unet: nn.Module) -> dict[str, int]:
 
 @contextmanager
 def captured_features(unet: nn.Module, names: list[str], encoder_only: bool = False):
-    """Within the context every forward fills the yielded dict name -> [B, C, h, w].
+    """Within the context every forward of this thread fills the yielded dict name -> [B, C, h, w].
 
     With `encoder_only` the forward stops after the middle block: run it through `run_encoder`.
 
@@ -37,15 +38,18 @@ def captured_features(unet: nn.Module, names: list[str], encoder_only: bool = Fa
     if unknown:
         raise ValueError(f"discriminator features {unknown}; choices: {list(blocks)}")
     features: dict[str, Tensor] = {}
+    here = threading.get_ident()  # another thread may be asking the same network
 
     def keep(name: str):
         def hook(_module, _args, output):
-            features[name] = output[0] if isinstance(output, tuple) else output
+            if threading.get_ident() == here:
+                features[name] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
     def leave(_module, _args, _output):
-        raise _EncoderDone
+        if threading.get_ident() == here:
+            raise _EncoderDone
 
     handles = [blocks[name].register_forward_hook(keep(name)) for name in names]
     if encoder_only:
