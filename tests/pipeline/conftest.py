@@ -26,4 +26,4 @@ def small(tiny_teacher, tmp_path, monkeypatch) -> tuple[str, ...]:
 @pytest.fixture
 def arguments(small, tmp_path) -> list[str]:
     """Command line of a small run, without the prompt."""
-    return ["--out", str(tmp_path / "out"), "--gpu", "cpu", *small]
+    return ["--out", str(tmp_path / "out"), "--gpu", "cpu", "--config-set", "shapes", *small]

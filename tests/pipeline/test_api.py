@@ -16,10 +16,13 @@ from small_disk import fill
 from uni_instruct_3d import ROOT, TextTo3D, pipeline
 from uni_instruct_3d.pipeline import Asset, Preview, Run, StageDone, StageError, Step, Stopped, folder
 
+#: The tiny teacher draws single views.
+TINY = {"device": "cpu", "config_set": "shapes"}
+
 
 @pytest.fixture
 def pipe(small, tmp_path):
-    return TextTo3D(out=tmp_path / "out", overrides=small, device="cpu", method="sds")
+    return TextTo3D(out=tmp_path / "out", overrides=small, method="sds", **TINY)
 
 
 def weights(run: Run, stage: str) -> dict[str, torch.Tensor]:
@@ -57,7 +60,7 @@ def test_prompt_to_asset(pipe, tmp_path, capfd):
 
 def test_scores(pipe):
     """Of a NeRF alone: CLIP, and ground truth because the prompt is of the built-in world."""
-    pipe = TextTo3D(out=pipe.out, overrides=pipe.settings.overrides, device="cpu", method="sds", stages=("nerf",))
+    pipe = TextTo3D(out=pipe.out, overrides=pipe.settings.overrides, method="sds", stages=("nerf",), **TINY)
     asset = pipe("a red mug", on_event=lambda event: None)
     scores = asset.scores()
     assert {"clip_x100", "class", "iou"} <= scores.keys()
@@ -66,7 +69,7 @@ def test_scores(pipe):
 
 def test_previews_and_stops_change_nothing(small, tmp_path):
     """Stopped after every step and gone on with, with a picture each time: the weights of a run left alone."""
-    settings = {"overrides": small, "device": "cpu", "method": "vsd", "stages": ("nerf",)}
+    settings = {"overrides": small, "method": "vsd", **TINY, "stages": ("nerf",)}
     alone = TextTo3D(out=tmp_path / "alone", **settings)("a red mug", on_event=lambda event: None, preview_every=0)
     pipe, stops = TextTo3D(out=tmp_path / "stopped", **settings), []
 
@@ -107,7 +110,7 @@ def test_a_run_is_worked_on_once_and_deleted_whole(pipe):
 
 def test_failures_are_one_line(pipe):
     """A key that no stage knows; a stage whose predecessor is missing."""
-    broken = TextTo3D(out=pipe.out, device="cpu", overrides=[*pipe.settings.overrides, "system.nonsense=1"])
+    broken = TextTo3D(out=pipe.out, overrides=[*pipe.settings.overrides, "system.nonsense=1"], **TINY)
     with pytest.raises(StageError, match="nerf: .*nonsense"):
         broken("a red mug", on_event=lambda event: None)
     run = Run.create(TextTo3D(stages=("texture",)).settings, pipe.out, name="later")
@@ -128,7 +131,7 @@ def test_a_listener_that_fails_ends_the_run(pipe):
 def test_the_lines_of_the_readme(small, tmp_path, monkeypatch):
     """As they stand there, each of them; only what a run costs is made small."""
     lines = re.search(r"```python\n(from uni_instruct_3d import.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    cheap = functools.partial(TextTo3D, overrides=small, device="cpu", method="sds", stages=("nerf",))
+    cheap = functools.partial(TextTo3D, overrides=small, method="sds", stages=("nerf",), **TINY)
     opened = []
     monkeypatch.setattr(pipeline, "TextTo3D", cheap)
     monkeypatch.setattr(webbrowser, "open", opened.append)
@@ -144,7 +147,7 @@ def test_a_disk_that_fills_up(small, disk):
     """The run ends with a line, keeps its last checkpoint, and goes on once there is space."""
     place = disk(100_000)
     every = (*small, "checkpoint.every_n_train_steps=1")
-    pipe = TextTo3D(out=place, overrides=every, device="cpu", method="sds", stages=("nerf",))
+    pipe = TextTo3D(out=place, overrides=every, method="sds", stages=("nerf",), **TINY)
 
     def listen(event):
         if isinstance(event, Step) and event.step == 2:

@@ -65,7 +65,7 @@ def test_prompt_to_files_and_again(arguments, tmp_path, capfd):
     argv = ["a red mug", *arguments, "--method", "vsd"]
     assert cli.main(argv) == 0
     (folder,) = (tmp_path / "out").iterdir()
-    assert folder.name.startswith("a-red-mug-vsd-")
+    assert folder.name.startswith("a-red-mug-shapes-vsd-")
     assert all((folder / stage / "done").is_file() for stage in ("nerf", "geometry", "texture"))
     (mesh,) = trimesh.load_scene(folder / "model.glb").geometry.values()
     assert len(mesh.faces) > 100 and mesh.visual.material.baseColorTexture is not None
@@ -100,6 +100,21 @@ def test_settings_of_a_later_stage_are_refused_before_the_first(arguments, tmp_p
     assert not list((tmp_path / "out").rglob("ckpts"))
 
 
+def test_the_default_has_every_quality():
+    """Half and twice the steps; noise, warm-up, bank and picture size at the same share of the run."""
+    from omegaconf import OmegaConf
+
+    for scale, quality in ((0.5, "fast"), (1, "normal"), (2, "high")):
+        for stage in stages.STAGES:
+            files = stages.config_files(stage, stages.DEFAULT_SET, None, quality)
+            config = OmegaConf.merge(*map(OmegaConf.load, files))
+            assert config.trainer.max_steps == scale * {"nerf": 360}.get(stage.name, 150)
+            if stage.name == "nerf":
+                own = config.system.guidance
+                assert config.data.resolution_milestones == [280 * scale] and own.max_step_percent[3] == 250 * scale
+                assert own.warmup.steps == own.bank.spread == 150 * scale
+
+
 def test_unknown_words_are_named(capsys):
     from uni_instruct_3d.pipeline import Settings
     from uni_instruct_3d.pipeline.words import note
@@ -107,6 +122,9 @@ def test_unknown_words_are_named(capsys):
     assert note(Settings("a red mug")) == ""
     assert "does not know: corgi, stripes (nearest: striped)" in note(Settings("a corgi with stripes"))
     assert note(Settings("a corgi", config_set="sd21")) == ""
+    own = ("system.prompt_processor.pretrained_model_name_or_path=my/model",)
+    assert "--config-set sd21" in note(Settings("a corgi", overrides=own))
+    assert note(Settings("a corgi", overrides=own, config_set="shapes")) == ""
     assert cli.main(["--list-words"]) == 0
     said = capsys.readouterr().out
     assert "objects: mug," in said and "colours: red" in said and "striped" in said

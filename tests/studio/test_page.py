@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 from small_disk import fill
 
+from uni_instruct_3d.pipeline.stages import DEFAULT_SET
 from uni_instruct_3d.studio import choices, cli, show
 from uni_instruct_3d.studio.jobs import Queue, Slot
 from uni_instruct_3d.studio.library import Library
@@ -53,24 +54,24 @@ def test_every_choice_has_its_line():
 def test_mistakes_are_named_and_start_nothing(view, given, message):
     with pytest.raises(ValueError, match=message):
         choices.settings_of(*given)
-    name, said = view.make("shown", "shapes", *given)
+    name, said = view.make("shown", DEFAULT_SET, *given)
     assert name == "shown" and "s-error" in said
     assert view.library.items() == [] and view.queue.jobs() == []
 
 
 def test_variations_are_runs_with_seeds_one_after_the_other(view):
-    name, said = view.make("", "shapes", "a red mug", "uni_instruct_rkl", "jkl", "fast", 5, 3)
+    name, said = view.make("", DEFAULT_SET, "a red mug", "uni_instruct_rkl", "jkl", "fast", 5, 3)
     runs = [view.library.find(job.run) for job in view.queue.jobs()]
     assert [run.settings.seed for run in runs] == [5, 6, 7] and runs[0].name == name
     assert {run.settings.overrides for run in runs} == {("system.guidance.divergence=jkl",)}
     assert "3 variations" in said
-    assert view.make("", "shapes", "a red mug", "uni_instruct_rkl", "jkl", "fast", 5, 3)[0] == name
+    assert view.make("", DEFAULT_SET, "a red mug", "uni_instruct_rkl", "jkl", "fast", 5, 3)[0] == name
     assert len(view.queue.jobs()) == 3  # the same settings again are the same runs
 
 
 @pytest.mark.parametrize("prompt", ["../../etc/passwd", "a\0b", "C:\\x", "花瓶", "-rf", ".." * 300, "x/" * 500])
 def test_a_prompt_makes_one_plain_folder_in_outputs(view, prompt):
-    name, said = view.make("", "shapes", prompt, *GIVEN)
+    name, said = view.make("", DEFAULT_SET, prompt, *GIVEN)
     if "s-error" not in said:
         assert re.fullmatch(r"[a-z0-9-]+", name) and (view.library.out / name / "run.json").is_file()
     assert sorted(path.name for path in view.library.out.parent.iterdir()) == ["outputs", "secret.txt"]
@@ -80,7 +81,7 @@ def test_two_browsers_at_once(view):
     """Both press the button at the same moment, again and again: every run once, none lost, one folder each."""
     prompts = ["a red mug", "a blue chair", "a red mug", "a green house"] * 5
     with ThreadPoolExecutor(8) as browsers:
-        answers = list(browsers.map(lambda text: view.make("", "shapes", text, *GIVEN), prompts))
+        answers = list(browsers.map(lambda text: view.make("", DEFAULT_SET, text, *GIVEN), prompts))
     assert {name for name, _ in answers} == {"a-red-mug", "a-blue-chair", "a-green-house"}
     assert sorted(job.run for job in view.queue.jobs()) == ["a-blue-chair", "a-green-house", "a-red-mug"]
     assert all("s-error" not in said for _, said in answers)
@@ -90,7 +91,7 @@ def test_a_full_disk_starts_nothing_and_loses_nothing(view, make_run, monkeypatc
     make_run("a blue chair", "done")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10e6))
-        name, said = view.make("a-blue-chair", "shapes", "a red mug", *GIVEN)
+        name, said = view.make("a-blue-chair", DEFAULT_SET, "a red mug", *GIVEN)
         assert name == "a-blue-chair" and "disk is nearly full (10 MB left)" in said
 
     def full(*_):
@@ -98,11 +99,11 @@ def test_a_full_disk_starts_nothing_and_loses_nothing(view, make_run, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("uni_instruct_3d.pipeline.folder.os.replace", full)
-        name, said = view.make("a-blue-chair", "shapes", "a red mug", *GIVEN)
+        name, said = view.make("a-blue-chair", DEFAULT_SET, "a red mug", *GIVEN)
         assert name == "a-blue-chair" and "No space left" in said
     assert view.queue.jobs() == []
     assert view.library.find("a-blue-chair").files["model.glb"].is_file()
-    assert "s-error" not in view.make("", "shapes", "a red mug", *GIVEN)[1]
+    assert "s-error" not in view.make("", DEFAULT_SET, "a red mug", *GIVEN)[1]
 
 
 def test_a_disk_that_is_full_in_earnest(disk, work, monkeypatch):
@@ -111,9 +112,9 @@ def test_a_disk_that_is_full_in_earnest(disk, work, monkeypatch):
     library = Library(place)
     view = View(library, Queue(library, [Slot("core 1", {})], start=work))
     monkeypatch.setattr("uni_instruct_3d.studio.view.ROOM", 0)
-    name, _ = view.make("", "shapes", "a red mug", *GIVEN)
+    name, _ = view.make("", DEFAULT_SET, "a red mug", *GIVEN)
     fill(place)
-    shown, said = view.make(name, "shapes", "a blue chair", *GIVEN)
+    shown, said = view.make(name, DEFAULT_SET, "a blue chair", *GIVEN)
     assert shown == name and "No space left on device" in said
     assert "a red mug" in view.look(name, {})[0] and [job.run for job in view.queue.jobs()] == [name]
     with pytest.raises(OSError, match="No space left"):
@@ -122,7 +123,7 @@ def test_a_disk_that_is_full_in_earnest(disk, work, monkeypatch):
     (place / "ballast").unlink()
     view.queue.step()
     assert [job.run for job in view.queue.jobs() if job.pid is not None] == [name]
-    assert "s-error" not in view.make(name, "shapes", "a blue chair", *GIVEN)[1]
+    assert "s-error" not in view.make(name, DEFAULT_SET, "a blue chair", *GIVEN)[1]
 
 
 def test_nothing_a_person_typed_becomes_markup(view, make_run):

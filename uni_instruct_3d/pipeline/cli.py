@@ -25,7 +25,7 @@ from .edits import source_of
 from .events import StageError, Stopped
 from .run import Run
 from .settings import ALL_STAGES, FORMATS, HOSTS, UP, Files, Settings
-from .stages import CONFIG_SETS, EDITED, QUALITIES, methods
+from .stages import CONFIG_SETS, DEFAULT_SET, EDITED, QUALITIES, methods
 from .terminal import Terminal
 
 
@@ -46,7 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--quality", default="normal", choices=list(QUALITIES), help="; ".join(
         f"{name}: {text}" for name, text in QUALITIES.items()))  # fmt: skip
     how.add_argument("--method", choices=methods(), help="overlay of configs/methods/ for NeRF and texture")
-    how.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
+    how.add_argument("--config-set", choices=list(CONFIG_SETS), help=f"teacher and sizes; by default {DEFAULT_SET}, "
+                     "for --edit those of the asset")  # fmt: skip
     how.add_argument("--stages", help=f"comma-separated, in order; else {','.join(ALL_STAGES)}")
     how.add_argument("--gpu", default="auto", help="GPU indices as 0 or 0,1; cpu")
     how.add_argument("--host", default="builtin", choices=HOSTS, help="which threestudio trains; the other one has a "
@@ -84,10 +85,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             raise ValueError(f"--name {args.name}: {len(prompts) * len(seeds)} runs cannot share one folder")
         if args.edit is None and args.keep != "geometry":
             raise ValueError(f"--keep {args.keep} belongs to --edit FOLDER")
-        config_set = args.config_set
+        config_set = args.config_set or DEFAULT_SET
         if args.edit is not None:
             config_set = source_of(args.edit, args.keep).settings.config_set
-            if args.config_set not in ("shapes", config_set):
+            if args.config_set not in (None, config_set):
                 raise ValueError(f"--config-set {args.config_set}: {args.edit} was made with {config_set}")
         stages = ALL_STAGES if args.stages is None else tuple(_listed(args.stages))
         files = Files(tuple(_listed(args.formats)), args.up, args.texture_size, args.faces)

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .settings import Settings
-from .stages import slug
+from .stages import DEFAULT_SET, slug
 
 RUN, PROGRESS, LOG, LOCK, STOP = "run.json", "progress.json", "log.txt", ".lock", "stop"
 STATES = ("waiting", "running", "stopped", "failed", "done")
@@ -52,7 +52,7 @@ class Progress:
 def default_name(settings: Settings) -> str:
     """Folder name: the prompt, then what differs from the defaults; overrides as a digest."""
     parts = [slug(settings.prompt)]
-    if settings.config_set != "shapes":
+    if settings.config_set != DEFAULT_SET:
         parts.append(settings.config_set)
     if settings.method:
         parts.append(settings.method.replace("_", "-"))

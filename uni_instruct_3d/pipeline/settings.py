@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .stages import CONFIG_SETS, EDITED, QUALITIES, STAGES, methods, quality_files
+from .stages import CONFIG_SETS, DEFAULT_SET, EDITED, QUALITIES, STAGES, methods, quality_files
 
 FORMATS = ("glb", "obj", "ply", "stl")
 UP = ("y", "z")
@@ -64,7 +64,7 @@ class Settings:
     prompt: str
     seed: int = 0
     method: str | None = None
-    config_set: str = "shapes"
+    config_set: str = DEFAULT_SET
     quality: str = "normal"
     overrides: tuple[str, ...] = ()
     stages: tuple[str, ...] = ALL_STAGES

@@ -41,6 +41,8 @@ CONFIG_SETS = {
     "sd21": ("uni-instruct",),
     "mvdream": ("uni-instruct-mv", "uni-instruct"),
 }
+#: What a prompt is made with where nothing else is said.
+DEFAULT_SET = "shapes-mv"
 #: --quality: what it means. A quality is a folder configs/presets/<config set>-<quality>; normal is what the files say.
 QUALITIES = {
     "fast": "half the steps: a sketch",

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
+from ..pipeline.stages import DEFAULT_SET
 from .guard import Guard
 from .jobs import Queue
 from .library import ZIP, Library, obj_zip
@@ -23,7 +24,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def make_app(library: Library, queue: Queue, port: int, config_set: str = "shapes") -> ASGIApp:
+def make_app(library: Library, queue: Queue, port: int, config_set: str = DEFAULT_SET) -> ASGIApp:
     """Everything that answers at 127.0.0.1:`port`; looks after the queue while it runs."""
     for key in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_MCP_SERVER"):
         os.environ[key] = "False"  # read when it is imported

@@ -7,11 +7,11 @@ from functools import cache
 
 from .. import ROOT
 from ..pipeline.settings import Files, Settings
-from ..pipeline.stages import QUALITIES, methods
+from ..pipeline.stages import DEFAULT_SET, QUALITIES, methods
 
 #: The form's words for "nothing given".
 DEFAULT_METHOD, DEFAULT_DIVERGENCE = "the configuration's own", "the method's own"
-METHOD_OF_CONFIGURATION = "Uni-Instruct with reverse KL after a warm-up by SDS, as configs/shapes-nerf.yaml says."
+METHOD_OF_CONFIGURATION = "Uni-Instruct with reverse KL after a warm-up by SDS, in all shipped configurations."
 #: Variations asked for at once.
 MOST_VARIATIONS = 16
 
@@ -62,7 +62,7 @@ def takes_divergence(method: str) -> bool:
 
 def settings_of(
     prompt: str, method: str, divergence: str, quality: str, seed: float | None, count: float | None,
-    config_set: str = "shapes",
+    config_set: str = DEFAULT_SET,
 ) -> list[Settings]:  # fmt: skip
     """Settings of as many variations as asked for, with seeds one after the other.
 

@@ -17,7 +17,7 @@ from uni_instruct_guidance.core.errors import require_writable
 from uni_instruct_guidance.core.ranges import argument, whole
 
 from ..command import COUNT, run_command
-from ..pipeline.stages import CONFIG_SETS
+from ..pipeline.stages import CONFIG_SETS, DEFAULT_SET
 
 PORT = argument(whole(least=1, most=65535))
 ADDRESS = "127.0.0.1"
@@ -28,7 +28,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default="outputs", help="folder of all runs; nothing outside it is served")
     parser.add_argument("--port", type=PORT, help="port on this machine's own address; 7860 or the next free one")
     parser.add_argument("--jobs", type=COUNT, help="runs at a time; one per GPU, or one per core without a GPU")
-    parser.add_argument("--config-set", default="shapes", choices=list(CONFIG_SETS), help="teacher and sizes")
+    parser.add_argument("--config-set", default=DEFAULT_SET, choices=list(CONFIG_SETS), help="teacher and sizes")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args(argv)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..pipeline.stages import DEFAULT_SET
 from ..shapes_world.palette import COLORS, PATTERNS
 from ..shapes_world.vocabulary import CLASSES, prompt
 from ..shapes_world.words import unknown_words
@@ -29,7 +30,7 @@ KEEP_TYPED = "(title, text) => text || title"
 SURE = "(name) => confirm(`Delete ${name} and all its files?`) ? name : ''"
 
 
-def build_page(library: Library, queue: Queue, config_set: str = "shapes") -> gr.Blocks:
+def build_page(library: Library, queue: Queue, config_set: str = DEFAULT_SET) -> gr.Blocks:
     """The whole page."""
     view = View(library, queue)
     with gr.Blocks(title="Uni-Instruct 3D studio", analytics_enabled=False, fill_width=True) as page:
