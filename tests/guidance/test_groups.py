@@ -228,6 +228,15 @@ def test_bank_draws_its_lenses_as_the_data_module_does():
     assert drawn[True]["camera_distances"].max() > 2.5  # 1 / tan(20 … 30 degrees) is 2.7 … 1.7
 
 
+def test_bank_stands_where_the_first_view_of_a_group_may():
+    """azimuth_range is the data module's: the first view's; the others follow 90 degrees apart."""
+    where = BankConfig(size=50, azimuth_range=(20.0, 40.0))
+    around = orbits(where, N, generator(0, 0, "x"))["azimuth"].unflatten(0, (-1, N))
+    assert around[:, 0].min() >= 20.0 and around[:, 0].max() <= 40.0 and around[:, 0].std() > 3
+    turns = (around - around[:, :1]) % 360.0
+    torch.testing.assert_close(turns, (torch.arange(N) * 360.0 / N).expand(50, N), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("camera", ["c2w", "c2w_zoom"])
 def test_what_is_told_of_a_camera_follows_the_mark(build, camera, monkeypatch):
     """The same views seen through another lens are another condition for a teacher that is told how large."""

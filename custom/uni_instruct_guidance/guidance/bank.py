@@ -32,9 +32,9 @@ class BankConfig:
     batch_size: samples drawn at once, a piece of the bank.
     spread: steps of training over which it is drawn, piece by piece, so that the first one need not wait for all of it;
         until then samples come from the pieces that are there (0: all before the first step).
-    elevation_range, camera_distance_range, fovy_range, zoom_range, relative_radius: where a multi-view teacher's groups
-        stand; give them what the fields of `data` with these names say, so that cameras alone do not tell samples from
-        renderings. All but the first count for teachers that are told how large objects are drawn.
+    elevation_range, azimuth_range, camera_distance_range, fovy_range, zoom_range, relative_radius: where a multi-view
+        teacher's groups stand; give them what the fields of `data` with these names say, so that cameras alone do not
+        tell samples from renderings. All but angles count for teachers that are told how large objects are drawn.
     """
 
     size: int = 16
@@ -46,6 +46,7 @@ class BankConfig:
     batch_size: int = 16
     spread: int = 0
     elevation_range: tuple[float, float] = (-10, 90)
+    azimuth_range: tuple[float, float] = (-180, 180)
     camera_distance_range: tuple[float, float] = (1.5, 1.8)
     fovy_range: tuple[float, float] = (45, 60)
     zoom_range: tuple[float, float] = (1.0, 1.0)
@@ -63,6 +64,7 @@ RANGES = {
     "batch_size": whole(least=1, most=1 << 16),
     "spread": whole(least=0),
     "elevation_range": ascending(number(least=-90, most=90)),
+    "azimuth_range": ascending(number(least=-360, most=360)),
     "camera_distance_range": ascending(number(above=0)),
     "fovy_range": ascending(number(above=0, below=180)),
     "zoom_range": ascending(number(above=0, most=10)),

@@ -87,7 +87,8 @@ def orbits(cfg: BankConfig, n: int, random: torch.Generator) -> dict[str, Tensor
     groups = cfg.size
     share, glass = torch.rand(3, groups, generator=random), torch.rand(3, groups, generator=random)
     above = elevations(share[0], *cfg.elevation_range, share[1] < 0.5)
-    around = share[2] * 360.0 - 180.0
+    low, high = cfg.azimuth_range
+    around = low + share[2] * (high - low)
     ranges = (cfg.camera_distance_range, cfg.fovy_range, cfg.zoom_range)
     distance, fovy_deg, zoom = (low + x * (high - low) for x, (low, high) in zip(glass, ranges))
     distance, fovy = lens(distance, fovy_deg, zoom, cfg.relative_radius)
