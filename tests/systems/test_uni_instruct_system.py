@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 import threestudio
 import uni_instruct_guidance.guidance
 import uni_instruct_guidance.systems  # noqa: F401
+from uni_instruct_guidance.systems.finite_steps import all_finite
 
 DATA = {
     "batch_size": 2, "width": 8, "height": 8, "eval_width": 8, "eval_height": 8, "n_val_views": 2, "n_test_views": 2,
@@ -46,11 +47,15 @@ def assert_same(a, b):
 
 
 def test_trains_geometry_fake_score_and_discriminator(tiny_system_config, tmp_path):
-    before = {}
+    before, told = {}, []
 
     class Keep(Callback):
         def on_train_start(self, trainer, system):
             before.update(state_of(system))
+            trainer.log_every_n_steps = 2
+
+        def on_train_batch_end(self, trainer, *_):
+            told.append(set(trainer.callback_metrics))
 
     system, _, _ = fit(tiny_system_config, tmp_path, 3, callbacks=[Keep()])
     after = state_of(system)
@@ -60,6 +65,19 @@ def test_trains_geometry_fake_score_and_discriminator(tiny_system_config, tmp_pa
     assert {"geometry.encoding", "guidance.networks"} <= moved
     changed = [name for name in after if not torch.equal(after[name], before[name])]
     assert any("lora_" in name for name in changed) and any("networks.head" in name for name in changed)
+    # what the terminal shows at every step, the rest where the loggers write
+    shown = ("loss_uni_instruct", "loss_fake_score", "loss_discriminator", "rejected_steps")
+    assert {f"train/{name}" for name in shown} <= told[0]
+    assert not {"train/grad_norm", "train_params/lambda_fake_score"} & told[0]
+    assert {"train/grad_norm", "train_params/lambda_fake_score", "train/guidance_scale"} <= told[1]
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
+def test_any_entry_that_is_not_finite_is_found(bad):
+    gradients = [torch.ones(3), torch.full((2, 2), -1e30), torch.zeros(0)]
+    if bad is not None:
+        gradients[1][1, 0] = bad
+    assert all_finite(gradients) == (bad is None) and all_finite([])
 
 
 def test_resuming_gives_the_same_weights_as_not_stopping(tiny_system_config, tmp_path):

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 import threestudio
+
+
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Whether no entry of any of them is NaN or Inf."""
+    if tensors and tensors[0].device.type == "cpu":  # where a norm of many small ones takes several times as long
+        return all(bool(tensor.sum().isfinite()) for tensor in tensors)
+    # the largest entry of all, so that the host waits for the device once and not for every parameter
+    return not tensors or bool(torch.isfinite(torch.nn.utils.get_total_norm(tensors, float("inf"))))
 
 
 class FiniteSteps:
@@ -18,8 +27,7 @@ class FiniteSteps:
         if parent is not None:
             parent(optimizer)
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # the largest entry of all, so that the host waits for the device once and not for every parameter
-        if not grads or bool(torch.isfinite(torch.nn.utils.get_total_norm(grads, float("inf")))):
+        if all_finite(grads):
             self.skipped_in_a_row = 0
             return
         optimizer.zero_grad(set_to_none=True)  # Adam leaves parameters without a gradient as they are
