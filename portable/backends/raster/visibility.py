@@ -57,7 +57,9 @@ def _triangle_setup(clip: Tensor, tri: Tensor, height: int, width: int):
     w = clip[:, 3]
     x = (clip[:, 0] + w) * (width / 2) - w / 2
     y = (clip[:, 1] + w) * (height / 2) - w / 2
-    corners = torch.stack([x, y, w, clip[:, 2]], dim=-1).index_select(0, tri.reshape(-1)).reshape(-1, 3, 4)
+    places = torch.stack([x, y, w, clip[:, 2]], dim=-1)
+    ids = _may_be_seen(places, tri, height, width)
+    corners = places.index_select(0, tri[ids].reshape(-1)).reshape(-1, 3, 4)
     cx, cy, cw, cz = corners.unbind(-1)
 
     # Edge i faces corner i: e_i(p) = n_i . (px, py, 1), n_i = v_j x v_k; n flips sign exactly when j and k swap.
@@ -80,12 +82,7 @@ def _triangle_setup(clip: Tensor, tri: Tensor, height: int, width: int):
     top = torch.maximum(top, lower.amax(-1).clamp(0, height)).ceil()
     bottom = torch.minimum(bottom, upper.amin(-1).clamp(0, height)).ceil()
 
-    # Columns are only a quick rejection: most triangles of a fine mesh miss every pixel centre.
-    column = cx / cw
-    left = torch.where(in_front, column.amin(-1), 0.0).clamp(0, width).ceil()
-    right = torch.where(in_front, column.amax(-1), float(width)).clamp(0, width).ceil()
-    seen = (det != 0) & torch.isfinite(corners).all(-1).all(-1) & (cw > 0).any(-1) & (top < bottom) & (left < right)
-
+    seen = (det != 0) & torch.isfinite(corners).all(-1).all(-1) & (cw > 0).any(-1) & (top < bottom)
     keep = seen.nonzero().squeeze(-1)
     nx, ny, nc, det = nx[keep], ny[keep], nc[keep], det[keep].abs()
     # Each edge bounds a row's span from the left or from the right at  px = slope * py + start.
@@ -104,7 +101,23 @@ def _triangle_setup(clip: Tensor, tri: Tensor, height: int, width: int):
     z = cz[keep] / det[:, None]
     depth = torch.stack([(z * nx).sum(-1), (z * ny).sum(-1), (z * nc).sum(-1)], dim=-1)
     first = top[keep].long()
-    return keep, edges, depth, first, bottom[keep].long() - first
+    return ids[keep], edges, depth, first, bottom[keep].long() - first
+
+
+def _may_be_seen(places: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
+    """Triangles whose box holds a pixel centre, or that reach behind the camera: of a fine mesh few do.
+
+    Args:
+        places: [V, 4] homogeneous pixel coordinates x, y, w, and z.
+    """
+    w = places[:, 2]
+    behind = (w <= 0).index_select(0, tri.reshape(-1)).reshape(-1, 3).any(-1)
+    within = ~behind
+    for place, size in ((places[:, 0] / w, width), (places[:, 1] / w, height)):
+        # the first pixel that a coordinate does not lie beyond; equal ones have no centre between them
+        a, b, c = place.clamp(0, size).ceil().index_select(0, tri.reshape(-1)).reshape(-1, 3).unbind(-1)
+        within &= (a != b) | (b != c)
+    return (within | behind).nonzero().squeeze(-1)
 
 
 def _row_spans(edges: Tensor, depth: Tensor, first: Tensor, n_rows: Tensor, ids: Tensor, width: int):
