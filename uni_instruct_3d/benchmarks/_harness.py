@@ -155,7 +155,9 @@ class Scene:
         import threestudio
 
         block = OmegaConf.merge(self.cfg.system.guidance, {"warmup": {"steps": 0}, "side_by_side": False}, changes)
-        return threestudio.find(self.cfg.system.guidance_type)(block)
+        guidance = threestudio.find(self.cfg.system.guidance_type)(block)
+        guidance.update_step(0, 1)  # at 0, as at every hundredth, the critic's calibration is measured too
+        return guidance
 
     def optimizer(self, guidance) -> torch.optim.Optimizer:
         parameters = [*self.system.geometry.parameters(), *guidance.parameters()]

@@ -81,13 +81,11 @@ class Watch(Callback):
             side = min(SIDE, cfg["eval_height"], cfg["eval_width"])
             view = {"n_val_views": VIEWS, "eval_height": side, "eval_width": side}
             self._cameras = RandomCameraDataset(OmegaConf.create({**cfg, **view}), "val")
-        views = []
-        with looking(system):
-            for index in range(VIEWS):
-                batch = self._cameras.collate([self._cameras[index]])
-                out = system({k: v.to(system.device) if torch.is_tensor(v) else v for k, v in batch.items()})
-                views.append(out["comp_rgb" if "comp_rgb" in out else "comp_normal"][0].clamp(0, 1).float().cpu())
-        return Image.fromarray((255 * torch.cat(views, dim=1).numpy() + 0.5).astype(np.uint8))
+        batch = self._cameras.collate([self._cameras[index] for index in range(VIEWS)])
+        with looking(system):  # all at once: a mesh is then made once
+            out = system({k: v.to(system.device) if torch.is_tensor(v) else v for k, v in batch.items()})
+        views = out["comp_rgb" if "comp_rgb" in out else "comp_normal"].clamp(0, 1).float().cpu()
+        return Image.fromarray((255 * torch.cat(list(views), dim=1).numpy() + 0.5).astype(np.uint8))
 
 
 @contextmanager
