@@ -217,6 +217,7 @@ def test_gallery_comparison_deletion_and_a_narrow_window(browser, light, make_ru
             phone.get_by_role("tab", name=tab).click()
             phone.wait_for_timeout(500)
             assert phone.evaluate("document.documentElement.scrollWidth") <= 390, tab
+        look(phone, f"phone-{state}")
 
 
 def test_two_browsers_at_once(browser, light):
