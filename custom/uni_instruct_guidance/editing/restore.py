@@ -91,7 +91,7 @@ class RestoreConfig:
 PRIOR, PRIOR_PER_VARIANCE = 0.025, 10.0
 
 #: Noise levels where nothing else is said: a sampler begins with noise alone, RED-diff with A⁺y, which is nearer.
-NOISE = {"red_diff": (0.02, 0.6), "dps": (0.02, 0.98), "pseudo_inverse": (0.02, 0.98)}
+NOISE = {"red_diff": (0.1, 0.6), "dps": (0.02, 0.98), "pseudo_inverse": (0.02, 0.98)}
 
 
 @dataclass
