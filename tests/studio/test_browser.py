@@ -74,6 +74,19 @@ def opened(browser, width: int = 1360, height: int = 1000):
     return page
 
 
+def come_back(page, address: str) -> None:
+    """To a server that was away: a window that was open loads itself again when it is back, which breaks off what was
+    asked for at that moment."""
+    from playwright.sync_api import Error
+
+    try:
+        page.goto(address)
+    except Error as error:
+        if "ERR_ABORTED" not in error.message:
+            raise
+        page.goto(address)
+
+
 def shows_something(page, address: str) -> bool:
     """The picture on the page is not all of one colour."""
     source = page.get_attribute("#preview img", "src")
@@ -142,7 +155,7 @@ def test_from_a_prompt_to_a_file_with_a_stop_a_reload_and_a_killed_server(script
         wait_for(page, "running", 60)
         server.kill()  # the run goes on
         server = Server(ROOT / script, out, port)
-        page.goto(f"{server.address}/?run={run.name}")
+        come_back(page, f"{server.address}/?run={run.name}")
         wait_for(page, "running", 30)
         page.wait_for_function(
             "least => parseInt(document.querySelector('#progress').innerText.match(/(\\d+) of/)?.[1] ?? 1e9) > least",
