@@ -74,7 +74,8 @@ def test_trains_geometry_fake_score_and_discriminator(tiny_system_config, tmp_pa
 
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
 def test_any_entry_that_is_not_finite_is_found(bad):
-    gradients = [torch.ones(3), torch.full((2, 2), -1e30), torch.zeros(0)]
+    # the last one's sum is more than a float holds
+    gradients = [torch.ones(3), torch.full((2, 2), -1e30), torch.zeros(0), torch.full((4,), 3e38)]
     if bad is not None:
         gradients[1][1, 0] = bad
     assert all_finite(gradients) == (bad is None) and all_finite([])

@@ -10,8 +10,9 @@ import threestudio
 
 def all_finite(tensors: list[Tensor]) -> bool:
     """Whether no entry of any of them is NaN or Inf."""
-    if tensors and tensors[0].device.type == "cpu":  # where a norm of many small ones takes several times as long
-        return all(bool(tensor.sum().isfinite()) for tensor in tensors)
+    if tensors and tensors[0].device.type == "cpu":
+        # a norm of many small ones takes several times as long; where a sum is not finite it may only be too large
+        return all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in tensors)
     # the largest entry of all, so that the host waits for the device once and not for every parameter
     return not tensors or bool(torch.isfinite(torch.nn.utils.get_total_norm(tensors, float("inf"))))
 
