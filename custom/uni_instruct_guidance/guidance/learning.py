@@ -142,10 +142,10 @@ class LearningLosses:
             errors.append(self._error(x0, at.times, x0_fake, reference))
         return torch.cat(errors).mean()
 
-    def noised_real(self, real: Real, at: Noised) -> tuple[Tensor, Condition]:
-        """Teacher samples diffused to the noise levels of renderings [B, C, h, w], and their condition."""
+    def noised_real(self, real: Real, at: Noised) -> Tensor:
+        """Teacher samples diffused to the noise levels of renderings [B, C, h, w]."""
         clean = self.groups.fold(real.latents)
-        return self.groups.split(self.process.diffuse(clean, torch.randn_like(clean), at.times.t)), real.condition
+        return self.groups.split(self.process.diffuse(clean, torch.randn_like(clean), at.times.t))
 
     def _error(self, x0: Tensor, times: TimeSample, x0_fake: Tensor, reference: Tensor | None) -> Tensor:
         """Of samples x0 [G, n·C, h, w]; networks answered in rows."""
@@ -166,8 +166,7 @@ class LearningLosses:
         train_backbone, groups = self.networks.head_cfg.train_backbone, self.groups
         if shared is None:
             at = noised(self.process, groups.fold(latents), sampler, groups)
-            noisy_real, _ = self.noised_real(real, at)
-            x_t, both = torch.cat([noisy_real, at.x_t]), joined(real.condition, condition)
+            x_t, both = torch.cat([self.noised_real(real, at), at.x_t]), joined(real.condition, condition)
             logits = self.networks.logit(x_t, torch.cat([at.t] * 2), both, encoder_gradient=train_backbone).chunk(2)
         else:
             seen = shared.learned.features

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -34,16 +33,16 @@ from ..core.ranges import check
 from ..core.ratio import RatioWarmup, generator_loss
 from ..scoring.rewards import REWARDS, build_reward
 from ..teachers.beside import Beside
-from ..teachers.stable_diffusion.camera import CAMERA_ENCODINGS
 from ..teachers.stable_diffusion.memory import save_memory
 from ..teachers.stable_diffusion.networks import Condition, Networks
-from ..teachers.stable_diffusion.teacher import Teacher, resized
+from ..teachers.stable_diffusion.teacher import Teacher
 from .bank import SampleBank
+from .batch import ReadsBatch
 from .config import GuidanceFields, build_method, parse_blocks
 from .group_bank import GroupBank
 from .learning import LearningLosses, Noised, Real, SharedPass, noised
 from .pictures import DrawsPictures
-from .prompts import condition_of, direction_indices, direction_texts
+from .prompts import direction_indices
 from .ranges import GUIDANCE
 from .rejections import Rejections
 from .views import check_views
@@ -63,7 +62,7 @@ class LastAnswer:
 
 
 @threestudio.register("uni-instruct-guidance")
-class UniInstructGuidance(DrawsPictures, BaseModule):
+class UniInstructGuidance(ReadsBatch, DrawsPictures, BaseModule):
     """Score distillation with any row of the methods table.
 
     Called with renderings and prompts, returns a dict: `loss_uni_instruct` (its gradient in the latents is the
@@ -231,55 +230,6 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
         log |= {"max_step": self.max_fraction * self.teacher.process.steps, "guidance_scale": self.guidance_scale}
         return losses | log
 
-    def _latents(self, image: Float[Tensor, "B C H W"], as_latents: bool) -> Float[Tensor, "B C h w"]:
-        """What the teacher sees of a picture, encoded or taken for latents as it is."""
-        if not as_latents:
-            return self.teacher.encode(image, size=self.encode_size)
-        if image.shape[1] != self.teacher.unet.config.in_channels:
-            raise ValueError(
-                f"rgb_as_latents: the picture has {image.shape[1]} channels, latents have "
-                f"{self.teacher.unet.config.in_channels}"
-            )
-        side = self.teacher.latent_size
-        if self.encode_size is not None:
-            side = self.encode_size * side // self.teacher.image_size
-        return resized(image, side)
-
-    def _condition(self, prompt_utils, cameras: dict) -> Condition:
-        camera = None
-        encoding = CAMERA_ENCODINGS[self.blocks.fake_score.camera_condition] if self.networks.fake is not None else None
-        if encoding is not None:
-            camera = encoding[0](cameras).to(self.device)
-        view = self.teacher.told(cameras).to(self.device) if self.groups.n > 1 else None
-        return condition_of(
-            prompt_utils,
-            cameras,
-            view_dependent=self.cfg.view_dependent_prompting,
-            fake_view_dependent=self.blocks.fake_score.view_dependent_prompt,
-            camera=camera,
-            view=view,
-            perp_neg=self.perp_neg,
-        )
-
-    def _real(self, prompt_utils, cameras: dict, condition: Condition) -> Real | None:
-        """Teacher samples where a discriminator wants them: of each view's prompt; or whole groups at cameras of their
-        own."""
-        if self.networks.head is None:
-            return None
-        rows = partial(direction_indices, prompt_utils, view_dependent=self.cfg.view_dependent_prompting)
-        if self.bank is None:
-            texts = direction_texts(prompt_utils, self.cfg.view_dependent_prompting)
-            cfg, folder = self.blocks.bank, self.cfg.bank_dir
-            if self.groups.n > 1:
-                self.bank = GroupBank(self.teacher, texts, rows, cfg, folder)
-            else:
-                self.bank = SampleBank(self.teacher, texts, cfg, folder)
-            self.bank.update(self.step)
-        if self.groups.n == 1:
-            return Real(self.bank.draw(rows(cameras)), condition)
-        latents, where = self.bank.draw(self.groups.count(len(cameras["elevation"])))
-        return Real(latents, self._condition(prompt_utils, where))
-
     def _one_step(
         self, latents: Tensor, real: Real | None, condition: Condition, untouched: Untouched | None
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
@@ -344,7 +294,7 @@ class UniInstructGuidance(DrawsPictures, BaseModule):
                 use_fake=method.learns_fake_score,
                 record=record,
                 record_reference=record and self.learning.train_scale != 1.0,
-                real=None if real is None else self.learning.noised_real(real, at),
+                real=None if real is None else (self.learning.noised_real(real, at), real.condition),
             )
             if method.fake_score == "teacher_reference":
                 answer.x0_fake = self._reference_score(latents, at, untouched)
